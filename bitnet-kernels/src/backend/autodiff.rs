@@ -1,0 +1,140 @@
+//! Gradients. The packed weight is frozen; a latent weight gets the straight-through gradient.
+
+use burn::backend::TensorMetadata;
+use burn::backend::autodiff::Autodiff;
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::Shape;
+
+use crate::ops::{defaults, rows};
+use crate::{ActivationQuantizer, Granularity, TernaryOps, TernarySpec, WeightQuantizer};
+
+#[derive(Debug)]
+struct PackedBackward;
+
+impl<B: TernaryOps> Backward<B, 1> for PackedBackward {
+    type State = (IntTensor<B>, FloatTensor<B>, TernarySpec);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x] = ops.parents;
+        let dy = grads.consume::<B>(&ops.node);
+        let (codes, scale, spec) = ops.state;
+        if let Some(x) = x {
+            grads.register::<B>(x.id, B::ternary_linear_dx(dy, codes, scale, spec));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LatentBackward;
+
+impl<B: TernaryOps> Backward<B, 2> for LatentBackward {
+    type State = (NodeId, IntTensor<B>, FloatTensor<B>, TernarySpec);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let [x, latent] = ops.parents;
+        let dy = grads.consume::<B>(&ops.node);
+        let (input, codes, scale, spec) = ops.state;
+        if let Some(latent) = latent {
+            let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
+            let (rows, d_out) = (rows(&dy.shape()), codes.shape()[0]);
+            let seen = match spec.activations {
+                ActivationQuantizer::Int8 => defaults::fake_quantize::<B>(input),
+                ActivationQuantizer::None => input,
+            };
+            let seen = B::float_reshape(seen, Shape::new([rows, spec.d_in]));
+            let dy = B::float_reshape(dy.clone(), Shape::new([rows, d_out]));
+            grads.register::<B>(latent.id, B::float_matmul(B::float_transpose(dy), seen));
+        }
+        if let Some(x) = x {
+            grads.register::<B>(x.id, B::ternary_linear_dx(dy, codes, scale, spec));
+        }
+    }
+}
+
+impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
+    fn ternary_linear(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let scale = scale.into_primitive();
+        match PackedBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let y = B::ternary_linear(x.into_primitive(), codes.clone(), scale.clone(), spec);
+                prep.finish((codes, scale, spec), y)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::ternary_linear(x.into_primitive(), codes, scale, spec))
+            }
+        }
+    }
+
+    /// Itself linear in `dy`, but no gradient of a gradient is offered, as everywhere in Burn's autodiff.
+    fn ternary_linear_dx(
+        dy: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let dx = B::ternary_linear_dx(dy.into_primitive(), codes, scale.into_primitive(), spec);
+        <FloatTensor<Self>>::new(dx)
+    }
+
+    fn ternary_linear_latent(
+        x: FloatTensor<Self>,
+        latent: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let scale = scale.into_primitive();
+        match LatentBackward
+            .prepare::<C>([x.node(), latent.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let input = prep.checkpoint(&x);
+                let y = B::ternary_linear_latent(
+                    x.into_primitive(),
+                    latent.into_primitive(),
+                    codes.clone(),
+                    scale.clone(),
+                    spec,
+                );
+                prep.finish((input, codes, scale, spec), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::ternary_linear_latent(
+                x.into_primitive(),
+                latent.into_primitive(),
+                codes,
+                scale,
+                spec,
+            )),
+        }
+    }
+
+    fn ternarize(
+        latent: FloatTensor<Self>,
+        quantizer: WeightQuantizer,
+        granularity: Granularity,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        let (codes, scale) = B::ternarize(latent.into_primitive(), quantizer, granularity);
+        (codes, <FloatTensor<Self>>::new(scale))
+    }
+}

@@ -1,0 +1,125 @@
+//! CubeCL, one implementation for wgpu (Vulkan, Metal, WebGPU), CUDA and ROCm. Fusion is written by the macro.
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::cube::float::Direction;
+use crate::cube::{self, Problem};
+use crate::ops::{backward_shape, block_means, forward_shape, rows};
+use crate::packing::words::words_per_row;
+use crate::{ActivationQuantizer, Granularity, TernaryOps, TernarySpec, WeightQuantizer};
+
+impl TernaryOps for CubeBackend {
+    fn ternary_linear(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        if spec.activations == ActivationQuantizer::None {
+            let shape = forward_shape(&x.shape(), &codes.shape());
+            return float_product(x, codes, scale, spec, shape, Direction::Forward);
+        }
+        let (x, codes, scale) = (
+            into_contiguous(x),
+            into_contiguous(codes),
+            into_contiguous(scale),
+        );
+        let shape = forward_shape(&x.shape(), &codes.shape());
+        let problem = Problem {
+            rows: rows(&shape),
+            d_out: codes.shape()[0],
+            d_in: spec.d_in,
+            granularity: spec.granularity,
+            output: dtype_to_storage_type(x.dtype),
+        };
+        let y = empty_like(&x, shape, x.dtype);
+        cube::ternary_linear(
+            &y.client,
+            &problem,
+            x.handle,
+            codes.handle,
+            scale.handle,
+            y.handle.clone(),
+        );
+        y
+    }
+
+    fn ternary_linear_dx(
+        dy: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let shape = backward_shape(&dy.shape(), &spec);
+        float_product(dy, codes, scale, spec, shape, Direction::Backward)
+    }
+
+    fn ternarize(
+        latent: FloatTensor<Self>,
+        quantizer: WeightQuantizer,
+        granularity: Granularity,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        let latent = into_contiguous(latent);
+        let [d_out, d_in] = latent.shape().dims();
+        let means = block_means::<Self>(latent.clone(), quantizer, granularity);
+        let (scale, centre) = (into_contiguous(means.scale), into_contiguous(means.centre));
+        let codes = empty_like(
+            &latent,
+            Shape::new([d_out, words_per_row(d_in)]),
+            DType::U32,
+        );
+        cube::ternarize::launch(
+            &latent.client,
+            &latent.handle,
+            &scale.handle,
+            &centre.handle,
+            &codes.handle,
+            (d_out, d_in),
+            quantizer,
+            granularity,
+            dtype_to_storage_type(latent.dtype),
+        );
+        let count = granularity.count(d_out, d_in);
+        (codes, burn_cubecl::ops::reshape(scale, Shape::new([count])))
+    }
+}
+
+fn float_product(
+    a: CubeTensor,
+    codes: CubeTensor,
+    scale: CubeTensor,
+    spec: TernarySpec,
+    shape: Shape,
+    direction: Direction,
+) -> CubeTensor {
+    let (a, codes, scale) = (
+        into_contiguous(a),
+        into_contiguous(codes),
+        into_contiguous(scale),
+    );
+    let dims = (rows(&shape), codes.shape()[0], spec.d_in);
+    let y = empty_like(&a, shape, a.dtype);
+    cube::float::launch(
+        &y.client,
+        direction,
+        &a.handle,
+        &codes.handle,
+        &scale.handle,
+        &y.handle,
+        dims,
+        spec.granularity,
+        dtype_to_storage_type(a.dtype),
+    );
+    y
+}
+
+fn empty_like(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
+}

@@ -1,0 +1,94 @@
+//! Flex, Burn's default CPU backend: borrowed slices straight into the CPU kernels.
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{DType, Element, FloatDType, Shape, TensorData};
+
+use super::slices;
+use crate::ops::{backward_shape, forward_shape};
+use crate::packing::words::words_per_row;
+use crate::{Granularity, TernaryOps, TernarySpec, WeightQuantizer};
+
+impl TernaryOps for Flex {
+    fn ternary_linear(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (x.dtype(), forward_shape(&x.shape(), &codes.shape()));
+        let (x, codes, scale) = (floats(x), codes.to_contiguous(), scale.to_contiguous());
+        let y = slices::ternary_linear(
+            slice(&x),
+            slice(&codes),
+            slice(&scale),
+            codes.shape()[0],
+            spec,
+        );
+        tensor(y, shape, dtype)
+    }
+
+    fn ternary_linear_dx(
+        dy: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (dy.dtype(), backward_shape(&dy.shape(), &spec));
+        let (dy, codes, scale) = (floats(dy), codes.to_contiguous(), scale.to_contiguous());
+        let dx = slices::ternary_linear_dx(
+            slice(&dy),
+            slice(&codes),
+            slice(&scale),
+            codes.shape()[0],
+            spec,
+        );
+        tensor(dx, shape, dtype)
+    }
+
+    fn ternarize(
+        latent: FloatTensor<Self>,
+        quantizer: WeightQuantizer,
+        granularity: Granularity,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        let [d_out, d_in] = latent.shape().dims();
+        let (words, scale) =
+            slices::ternarize(slice(&floats(latent)), d_in, quantizer, granularity);
+        let count = scale.len();
+        let words = FlexTensor::from_data(TensorData::new(words, [d_out, words_per_row(d_in)]));
+        (
+            words,
+            FlexTensor::from_data(TensorData::new(scale, [count])),
+        )
+    }
+}
+
+/// Contiguous f32 values; a copy only if `x` is neither.
+fn floats(x: FlexTensor) -> FlexTensor {
+    let x = if x.dtype() == DType::F32 {
+        x
+    } else {
+        Flex::float_cast(x, FloatDType::F32)
+    };
+    x.to_contiguous()
+}
+
+/// The elements of a contiguous tensor. `storage` is the whole buffer, so the layout's offset applies.
+fn slice<E: Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
+    let (start, end) = tensor
+        .layout()
+        .contiguous_offsets()
+        .expect("made contiguous by the caller");
+    &tensor.storage::<E>()[start..end]
+}
+
+fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {
+    let values = FlexTensor::from_data(TensorData::new(values, shape));
+    if dtype == DType::F32 {
+        values
+    } else {
+        Flex::float_cast(values, dtype.into())
+    }
+}

@@ -1,0 +1,11 @@
+//! [`TernaryOps`](crate::TernaryOps) on each backend: unwrap primitives, call a kernel, wrap. No arithmetic here.
+
+mod autodiff;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod slices;

@@ -1,0 +1,64 @@
+//! The operations on plain slices, shared by the CPU backends.
+
+use crate::packing::words;
+use crate::quantize::{WeightQuantizer, ternarize_unchecked};
+use crate::{ActivationQuantizer, Granularity, TernarySpec, cpu};
+
+/// `y [rows, d_out]`.
+pub(super) fn ternary_linear(
+    x: &[f32],
+    codes: &[u32],
+    scale: &[f32],
+    d_out: usize,
+    spec: TernarySpec,
+) -> Vec<f32> {
+    let TernarySpec {
+        d_in,
+        granularity,
+        activations,
+    } = spec;
+    let mut y = vec![0.0; x.len() / d_in * d_out];
+    match activations {
+        ActivationQuantizer::Int8 => {
+            let kernel = cpu::kernel();
+            let x = cpu::Activations::quantize(kernel, x, d_in);
+            cpu::ternary_linear(kernel, &x, codes, d_out, granularity, scale, &mut y);
+        }
+        ActivationQuantizer::None => {
+            cpu::ternary_linear_float(x, codes, d_out, d_in, granularity, scale, &mut y)
+        }
+    }
+    y
+}
+
+/// `dx [rows, d_in]`.
+pub(super) fn ternary_linear_dx(
+    dy: &[f32],
+    codes: &[u32],
+    scale: &[f32],
+    d_out: usize,
+    spec: TernarySpec,
+) -> Vec<f32> {
+    let mut dx = vec![0.0; dy.len() / d_out * spec.d_in];
+    cpu::ternary_linear_dx(
+        dy,
+        codes,
+        d_out,
+        spec.d_in,
+        spec.granularity,
+        scale,
+        &mut dx,
+    );
+    dx
+}
+
+/// Words and scales.
+pub(super) fn ternarize(
+    latent: &[f32],
+    d_in: usize,
+    quantizer: WeightQuantizer,
+    granularity: Granularity,
+) -> (Vec<u32>, Vec<f32>) {
+    let (trits, scale) = ternarize_unchecked(latent, d_in, quantizer, granularity);
+    (words::pack_rows(&trits, d_in), scale)
+}

@@ -1,0 +1,147 @@
+//! Ternary × int8 sums with NEON alone, for 64-bit ARM before version 8.2.
+//!
+//! Method: `smlal` adds products of codes 0, 1, 2 and activations in 16 bits. A product lies in -256..=254, and each lane
+//! takes eight per vector of words, so after 16 vectors it is in -32768..=32512 and still exact; then it is widened.
+
+use std::arch::aarch64::*;
+
+use super::{
+    Block, LANES, PLANES, TOKENS, blocks, codes, load_bytes, load_words, reduce, store_pairs,
+    unpack,
+};
+use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
+
+/// Vectors of words between two widenings.
+const SPAN: usize = 16;
+
+const _: () = assert!((SPAN * PLANES) as i32 * 2 * 2 * i8::MIN as i32 >= i16::MIN as i32);
+
+/// Proof that the CPU has NEON.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cpu) struct Neon(());
+
+impl Neon {
+    pub(in crate::cpu) fn new() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
+}
+
+impl Kernel for Neon {
+    fn name(&self) -> &'static str {
+        "aarch64-neon"
+    }
+
+    fn lanes(&self) -> usize {
+        LANES
+    }
+
+    fn tokens(&self) -> usize {
+        TOKENS
+    }
+
+    fn add_sums(&self, words: [&[u32]; ROWS], tokens: &[&[i8]], sums: &mut [[i32; ROWS]]) {
+        let vectors = check_sums(LANES, words, tokens, sums);
+        // SAFETY: the CPU has NEON, because `self` exists.
+        unsafe {
+            match tokens.len() {
+                1 => add_sums::<1>(vectors, words, tokens, sums),
+                2 => add_sums::<2>(vectors, words, tokens, sums),
+                3 => add_sums::<3>(vectors, words, tokens, sums),
+                4 => add_sums::<4>(vectors, words, tokens, sums),
+                count => panic!("{count} tokens, expected 1 to {TOKENS}"),
+            }
+        }
+    }
+
+    fn pair_sums(
+        &self,
+        words: [&[u32]; ROWS],
+        tokens: &[&[i8]],
+        sums: &mut [[i32; ROWS]],
+        stride: usize,
+    ) {
+        let vectors = check_pair_sums(LANES, words, tokens, sums, stride);
+        // SAFETY: the CPU has NEON, because `self` exists.
+        unsafe { pair_sums(vectors, words, tokens, sums, stride) }
+    }
+}
+
+#[target_feature(enable = "neon")]
+fn add_sums<const T: usize>(
+    vectors: usize,
+    words: [&[u32]; ROWS],
+    tokens: &[&[i8]],
+    sums: &mut [[i32; ROWS]],
+) {
+    let words = words.map(|row| &row.as_chunks::<LANES>().0[..vectors]);
+    let tokens: [&[Block]; T] = std::array::from_fn(|t| &blocks(tokens[t])[..vectors]);
+    let mut acc = [[vdupq_n_s32(0); ROWS]; T];
+    for start in (0..vectors).step_by(SPAN) {
+        let mut narrow = [[vdupq_n_s16(0); ROWS]; T];
+        for v in start..vectors.min(start + SPAN) {
+            let mut packed = [vdupq_n_u32(0); ROWS];
+            for r in 0..ROWS {
+                packed[r] = load_words(&words[r][v]);
+            }
+            for plane in 0..PLANES {
+                for r in 0..ROWS {
+                    let codes = codes(packed[r]);
+                    for t in 0..T {
+                        narrow[t][r] =
+                            multiply_add(narrow[t][r], codes, load_bytes(&tokens[t][v][plane]));
+                    }
+                    packed[r] = vshrq_n_u32::<2>(packed[r]);
+                }
+            }
+        }
+        for t in 0..T {
+            for r in 0..ROWS {
+                acc[t][r] = vpadalq_s16(acc[t][r], narrow[t][r]);
+            }
+        }
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        let total = reduce(acc);
+        for r in 0..ROWS {
+            sums[r] += total[r];
+        }
+    }
+}
+
+#[target_feature(enable = "neon")]
+fn pair_sums(
+    vectors: usize,
+    words: [&[u32]; ROWS],
+    tokens: &[&[i8]],
+    sums: &mut [[i32; ROWS]],
+    stride: usize,
+) {
+    let words = words.map(|row| &row.as_chunks::<LANES>().0[..vectors]);
+    for v in 0..vectors {
+        let mut codes = [[vdupq_n_s8(0); PLANES]; ROWS];
+        for r in 0..ROWS {
+            codes[r] = unpack(load_words(&words[r][v]));
+        }
+        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+            let q = &blocks(token)[v];
+            let mut acc = [vdupq_n_s32(0); ROWS];
+            for r in 0..ROWS {
+                let (mut low, mut high) = (vdupq_n_s16(0), vdupq_n_s16(0));
+                for plane in 0..PLANES {
+                    let q = load_bytes(&q[plane]);
+                    // The lower half of a plane belongs to words 0 and 1, the upper half to words 2 and 3.
+                    low = vmlal_s8(low, vget_low_s8(codes[r][plane]), vget_low_s8(q));
+                    high = vmlal_high_s8(high, codes[r][plane], q);
+                }
+                acc[r] = vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+            }
+            store_pairs(acc, &mut sums[v * LANES / 2..]);
+        }
+    }
+}
+
+/// Adds sixteen products to eight lanes.
+#[target_feature(enable = "neon")]
+fn multiply_add(acc: int16x8_t, codes: int8x16_t, q: int8x16_t) -> int16x8_t {
+    vmlal_high_s8(vmlal_s8(acc, vget_low_s8(codes), vget_low_s8(q)), codes, q)
+}

@@ -1,0 +1,346 @@
+//! Tiles, tails and the epilogue of ternary products, once for all kernels.
+//!
+//! The order of loops: weight rows in blocks that stay in the second-level cache, in each block a few tokens that stay in
+//! the first-level one, for these the rows of the block, four at a time. With one token this streams the weights once
+//! (decode, bound by memory); with many it reuses each unpacked vector of weights for all tokens of a tile (prefill).
+//! |Σ code·q| ≤ 2·128·d_in < 2³¹, since matrices are refused from d_in = 2²³ on: all sums are exact.
+
+use std::ops::Range;
+
+use super::{Activations, Kernel, MAX_LANES, ROWS, threads};
+use crate::Granularity;
+use crate::packing::words::{CODES_PER_WORD, ZERO_WORD, words_per_row};
+
+/// Packed weights that a block of rows takes: a part of the second-level cache.
+const BLOCK_BYTES: usize = 128 << 10;
+/// Columns of two words: the unit of group sizes.
+const PAIR: usize = 2 * CODES_PER_WORD;
+/// Activations that a tile takes: most of a first-level cache of 32 KiB, next to four weight rows.
+const TILE_BYTES: usize = 24 << 10;
+
+/// Σₖ q\[t, k\] · T\[n, k\], exact.
+///
+/// # Shapes
+///
+/// - words: canonical words of `[d_out, d_in]`
+/// - out: `[rows, d_out]`
+///
+/// # Panics
+///
+/// Panics if a length does not fit, or if `activations` were made for another kernel.
+pub fn ternary_sums(
+    kernel: &dyn Kernel,
+    activations: &Activations,
+    words: &[u32],
+    d_out: usize,
+    out: &mut [i32],
+) {
+    let product = Product::new(kernel, activations, words, d_out);
+    product.split(out, |rows, mut out| {
+        product.plain(rows.clone(), |n, t, sums| {
+            let sum = activations.sum()[t];
+            for (out, codes) in out[t][n - rows.start..].iter_mut().zip(sums) {
+                *out = codes - sum;
+            }
+        });
+    });
+}
+
+/// y = acc / s · w, or y = (Σ over groups acc_g · w_g) / s, with acc the exact sums of [`ternary_sums`].
+///
+/// # Shapes
+///
+/// - words: canonical words of `[d_out, d_in]`
+/// - scale: as `granularity` says
+/// - out: `[rows, d_out]`
+///
+/// # Panics
+///
+/// Panics if a length does not fit, or if `activations` were made for another kernel.
+pub fn ternary_linear(
+    kernel: &dyn Kernel,
+    activations: &Activations,
+    words: &[u32],
+    d_out: usize,
+    granularity: Granularity,
+    scale: &[f32],
+    out: &mut [f32],
+) {
+    let product = Product::new(kernel, activations, words, d_out);
+    let d_in = activations.d_in();
+    assert_eq!(scale.len(), granularity.count(d_out, d_in), "{granularity}");
+    let s = activations.scale();
+    match granularity {
+        Granularity::Tensor | Granularity::Row => product.split(out, |rows, mut out| {
+            product.plain(rows.clone(), |n, t, sums| {
+                let (sum, s) = (activations.sum()[t], s[t]);
+                let weights = match granularity {
+                    Granularity::Row => std::array::from_fn(|r| scale[(n + r).min(d_out - 1)]),
+                    _ => [scale[0]; ROWS],
+                };
+                let y: [f32; ROWS] =
+                    std::array::from_fn(|r| (sums[r] - sum) as f32 / s * weights[r]);
+                let out = &mut out[t][n - rows.start..];
+                let len = out.len().min(ROWS);
+                out[..len].copy_from_slice(&y[..len]);
+            });
+        }),
+        Granularity::Group(size) => {
+            let groups = Groups {
+                pairs: size / PAIR,
+                count: d_in.div_ceil(size),
+                scale,
+            };
+            assert_eq!(
+                groups.pairs * PAIR,
+                size,
+                "a group is a whole number of pairs of words"
+            );
+            product.split(out, |rows, mut out| {
+                product.grouped(rows.clone(), &groups, |n, t, totals| {
+                    for (out, total) in out[t][n - rows.start..].iter_mut().zip(totals) {
+                        *out = total / s[t];
+                    }
+                });
+            });
+        }
+    }
+}
+
+/// The group scales of a weight.
+struct Groups<'a> {
+    pairs: usize, // pairs of words in a group
+    count: usize, // groups in a row
+    scale: &'a [f32],
+}
+
+impl Groups<'_> {
+    /// The scales of four rows side by side: `[groups, 4]`.
+    fn scales(&self, rows: [usize; ROWS], scales: &mut [[f32; ROWS]]) {
+        let rows = rows.map(|row| &self.scale[row * self.count..][..self.count]);
+        for (g, scales) in scales.iter_mut().enumerate() {
+            *scales = rows.map(|row| row[g]);
+        }
+    }
+
+    /// Σ codes·q of each group of four rows, from those of pairs of words.
+    fn sums(&self, pairs: &[[i32; ROWS]]) -> impl Iterator<Item = [i32; ROWS]> {
+        pairs.chunks(self.pairs).take(self.count).map(|pairs| {
+            let mut sums = [0; ROWS];
+            for pair in pairs {
+                for r in 0..ROWS {
+                    sums[r] += pair[r];
+                }
+            }
+            sums
+        })
+    }
+
+    /// Σ over groups, ascending, of (Σ codes·q − Σ q) · w, in f32.
+    fn totals(
+        &self,
+        pairs: &[[i32; ROWS]],
+        corrections: &[i32],
+        scales: &[[f32; ROWS]],
+    ) -> [f32; ROWS] {
+        let mut totals = [0.0; ROWS];
+        for ((sums, correction), scales) in self.sums(pairs).zip(corrections).zip(scales) {
+            for r in 0..ROWS {
+                totals[r] += (sums[r] - correction) as f32 * scales[r];
+            }
+        }
+        totals
+    }
+}
+
+/// The operands of one product, with the lengths proven.
+struct Product<'a> {
+    kernel: &'a dyn Kernel,
+    activations: &'a Activations,
+    words: &'a [u32],
+    width: usize,
+    d_out: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(
+        kernel: &'a dyn Kernel,
+        activations: &'a Activations,
+        words: &'a [u32],
+        d_out: usize,
+    ) -> Self {
+        activations.check(kernel);
+        let width = words_per_row(activations.d_in());
+        assert_eq!(
+            words.len(),
+            d_out * width,
+            "canonical words of {d_out} x {}",
+            activations.d_in()
+        );
+        Self {
+            kernel,
+            activations,
+            words,
+            width,
+            d_out,
+        }
+    }
+
+    /// Shares the weight rows out among tasks; each gets its columns of every row of `out`.
+    fn split<T: Send>(&self, out: &mut [T], body: impl Fn(Range<usize>, Vec<&mut [T]>) + Sync) {
+        assert_eq!(
+            out.len(),
+            self.activations.rows() * self.d_out,
+            "the output is [rows, d_out]"
+        );
+        if out.is_empty() {
+            return;
+        }
+        let work = out.len() * self.activations.d_in();
+        threads::split(out, self.d_out, ROWS, work, body);
+    }
+
+    /// Walks over blocks of weight rows and, in each, over tiles of tokens.
+    fn tiles(
+        &self,
+        rows: Range<usize>,
+        tokens: usize,
+        mut body: impl FnMut(Range<usize>, Range<usize>),
+    ) {
+        let count = self.activations.rows();
+        let block = (BLOCK_BYTES / (4 * self.width))
+            .max(1)
+            .next_multiple_of(ROWS);
+        for n in rows.clone().step_by(block) {
+            for t in (0..count).step_by(tokens) {
+                body(n..(n + block).min(rows.end), t..(t + tokens).min(count));
+            }
+        }
+    }
+
+    /// Calls `emit` with the sums of codes of weight rows n..n+4 and token t. Rows beyond `rows` repeat the last one.
+    fn plain(&self, rows: Range<usize>, mut emit: impl FnMut(usize, usize, &[i32; ROWS])) {
+        let mut sums = Vec::new();
+        self.tiles(rows, self.kernel.tokens(), |rows, tokens| {
+            sums.clear();
+            sums.resize(rows.len().div_ceil(ROWS) * tokens.len(), [0; ROWS]);
+            for columns in self.chunks(tokens.len()) {
+                self.add_block(rows.clone(), tokens.clone(), columns, &mut sums);
+            }
+            for (sums, n) in sums.chunks_exact(tokens.len()).zip(rows.step_by(ROWS)) {
+                for (sums, t) in sums.iter().zip(tokens.clone()) {
+                    emit(n, t, sums);
+                }
+            }
+        });
+    }
+
+    /// Equal ranges of words such that the activations of a tile stay in the first-level cache.
+    fn chunks(&self, tokens: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (width, lanes) = (self.width, self.kernel.lanes());
+        let pieces = (width * CODES_PER_WORD * tokens).div_ceil(TILE_BYTES);
+        let step = width.div_ceil(pieces).next_multiple_of(lanes);
+        (0..width)
+            .step_by(step)
+            .map(move |start| start..(start + step).min(width))
+    }
+
+    /// Adds the products of some columns to `sums`, `[rows / 4, tokens]`.
+    fn add_block(
+        &self,
+        rows: Range<usize>,
+        tokens: Range<usize>,
+        columns: Range<usize>,
+        sums: &mut [[i32; ROWS]],
+    ) {
+        let (kernel, lanes) = (self.kernel, self.kernel.lanes());
+        let whole = columns.len() / lanes * lanes;
+        let tail = columns.len() - whole;
+        let q = |start, len: usize| -> Vec<&[i8]> {
+            let start = (columns.start + start) * CODES_PER_WORD;
+            tokens
+                .clone()
+                .map(|t| &self.activations.row(t)[start..][..len * CODES_PER_WORD])
+                .collect()
+        };
+        let (q_whole, q_tail) = (
+            q(0, whole),
+            if tail > 0 {
+                q(whole, lanes)
+            } else {
+                Vec::new()
+            },
+        );
+
+        for (n, sums) in rows
+            .clone()
+            .step_by(ROWS)
+            .zip(sums.chunks_exact_mut(tokens.len()))
+        {
+            let words: [&[u32]; ROWS] = std::array::from_fn(|r| {
+                let row = (n + r).min(rows.end - 1);
+                &self.words[row * self.width..][columns.clone()]
+            });
+            kernel.add_sums(words.map(|row| &row[..whole]), &q_whole, sums);
+            if tail > 0 {
+                let mut padded = [[0; MAX_LANES]; ROWS];
+                for (padded, row) in padded.iter_mut().zip(words) {
+                    padded[..tail].copy_from_slice(&row[whole..]);
+                }
+                kernel.add_sums(padded.each_ref().map(|row| &row[..lanes]), &q_tail, sums);
+            }
+        }
+    }
+
+    /// Calls `emit` with Σ acc_g · w_g of weight rows n..n+4 and token t. Rows beyond `rows` repeat the last one.
+    fn grouped(
+        &self,
+        rows: Range<usize>,
+        groups: &Groups<'_>,
+        mut emit: impl FnMut(usize, usize, [f32; ROWS]),
+    ) {
+        let (kernel, count) = (self.kernel, groups.count);
+        let len = self.width.next_multiple_of(kernel.lanes());
+        let stride = len / 2;
+        let ones = vec![ZERO_WORD; len];
+        let mut padded = [const { Vec::new() }; ROWS].map(|_: Vec<u32>| vec![0; len]);
+        let mut pairs = vec![[0; ROWS]; kernel.tokens() * stride];
+        let mut corrections = vec![0; kernel.tokens() * count];
+        let mut scales = vec![[0.0; ROWS]; count];
+
+        self.tiles(rows, kernel.tokens(), |rows, tokens| {
+            let q: Vec<_> = tokens.clone().map(|t| self.activations.row(t)).collect();
+            // Rows of codes 1 give the sums of the activations.
+            kernel.pair_sums([&ones; ROWS], &q, &mut pairs, stride);
+            for (pairs, corrections) in pairs
+                .chunks_exact(stride)
+                .zip(corrections.chunks_exact_mut(count))
+            {
+                groups
+                    .sums(pairs)
+                    .zip(corrections)
+                    .for_each(|(sums, correction)| *correction = sums[0]);
+            }
+            for n in rows.clone().step_by(ROWS) {
+                let panel: [usize; ROWS] = std::array::from_fn(|r| (n + r).min(rows.end - 1));
+                for (padded, row) in padded.iter_mut().zip(panel) {
+                    padded[..self.width]
+                        .copy_from_slice(&self.words[row * self.width..][..self.width]);
+                }
+                kernel.pair_sums(
+                    padded.each_ref().map(|row| &row[..]),
+                    &q,
+                    &mut pairs,
+                    stride,
+                );
+                groups.scales(panel, &mut scales);
+                let operands = pairs
+                    .chunks_exact(stride)
+                    .zip(corrections.chunks_exact(count));
+                for (t, (pairs, corrections)) in tokens.clone().zip(operands) {
+                    emit(n, t, groups.totals(pairs, corrections, &scales));
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,221 @@
+//! Ternary × int8 sums with AVX-512 and its dot products (VNNI).
+//!
+//! Method: `vpdpbusd` multiplies the codes 0, 1, 2 with the activations and adds four products to each 32-bit lane.
+//! Codes are unpacked in registers, a shift and an AND for 64 of them; with six tokens that hides behind the products.
+//! Sums are exact: nothing saturates, since `vpdpbusd` accumulates in 32 bits.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
+use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
+
+const LANES: usize = 16;
+const TOKENS: usize = 5;
+const BYTES: usize = 64;
+const PLANES: usize = 4;
+/// Activations beside one vector of words.
+type Block = [[i8; BYTES]; PLANES];
+
+const _: () = assert!(LANES * CODES_PER_WORD == BYTES * PLANES);
+
+/// Proof that the CPU has AVX-512 F, BW, VL and VNNI.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cpu) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    pub(in crate::cpu) fn new() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        has.then_some(Self(()))
+    }
+}
+
+impl Kernel for Avx512Vnni {
+    fn name(&self) -> &'static str {
+        "x86_64-avx512vnni"
+    }
+
+    fn lanes(&self) -> usize {
+        LANES
+    }
+
+    fn tokens(&self) -> usize {
+        TOKENS
+    }
+
+    fn add_sums(&self, words: [&[u32]; ROWS], tokens: &[&[i8]], sums: &mut [[i32; ROWS]]) {
+        let vectors = check_sums(LANES, words, tokens, sums);
+        // SAFETY: the CPU has the features of these functions, because `self` exists.
+        unsafe {
+            match tokens.len() {
+                1 => add_sums::<1>(vectors, words, tokens, sums),
+                2 => add_sums::<2>(vectors, words, tokens, sums),
+                3 => add_sums::<3>(vectors, words, tokens, sums),
+                4 => add_sums::<4>(vectors, words, tokens, sums),
+                5 => add_sums::<5>(vectors, words, tokens, sums),
+                6 => add_sums::<6>(vectors, words, tokens, sums),
+                count => panic!("{count} tokens, expected 1 to {TOKENS}"),
+            }
+        }
+    }
+
+    fn pair_sums(
+        &self,
+        words: [&[u32]; ROWS],
+        tokens: &[&[i8]],
+        sums: &mut [[i32; ROWS]],
+        stride: usize,
+    ) {
+        let vectors = check_pair_sums(LANES, words, tokens, sums, stride);
+        // SAFETY: the CPU has the features of this function, because `self` exists.
+        unsafe { pair_sums(vectors, words, tokens, sums, stride) }
+    }
+}
+
+/// The activations of a token, a block for each vector of words.
+fn blocks(token: &[i8]) -> &[Block] {
+    token.as_chunks::<BYTES>().0.as_chunks::<PLANES>().0
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_sums<const T: usize>(
+    vectors: usize,
+    words: [&[u32]; ROWS],
+    tokens: &[&[i8]],
+    sums: &mut [[i32; ROWS]],
+) {
+    let words = words.map(|row| &row.as_chunks::<LANES>().0[..vectors]);
+    let tokens: [&[Block]; T] = std::array::from_fn(|t| &blocks(tokens[t])[..vectors]);
+    let mask = _mm512_set1_epi32(CODE_MASK as i32);
+    let mut acc = [[_mm512_setzero_si512(); ROWS]; T];
+    for v in 0..vectors {
+        let mut packed = [_mm512_setzero_si512(); ROWS];
+        for r in 0..ROWS {
+            packed[r] = load_words(&words[r][v]);
+        }
+        for plane in 0..PLANES {
+            let mut codes = packed;
+            for r in 0..ROWS {
+                codes[r] = _mm512_and_si512(packed[r], mask);
+                packed[r] = _mm512_srli_epi32::<2>(packed[r]);
+            }
+            for t in 0..T {
+                let q = load_bytes(&tokens[t][v][plane]);
+                for r in 0..ROWS {
+                    acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], codes[r], q);
+                }
+            }
+        }
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        let total = reduce(acc);
+        for r in 0..ROWS {
+            sums[r] += total[r];
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn pair_sums(
+    vectors: usize,
+    words: [&[u32]; ROWS],
+    tokens: &[&[i8]],
+    sums: &mut [[i32; ROWS]],
+    stride: usize,
+) {
+    let words = words.map(|row| &row.as_chunks::<LANES>().0[..vectors]);
+    let mask = _mm512_set1_epi32(CODE_MASK as i32);
+    for v in 0..vectors {
+        let mut codes = [[mask; PLANES]; ROWS];
+        for r in 0..ROWS {
+            let mut packed = load_words(&words[r][v]);
+            for plane in 0..PLANES {
+                codes[r][plane] = _mm512_and_si512(packed, mask);
+                packed = _mm512_srli_epi32::<2>(packed);
+            }
+        }
+        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+            let q = &blocks(token)[v];
+            let mut acc = [_mm512_setzero_si512(); ROWS];
+            for plane in 0..PLANES {
+                let q = load_bytes(&q[plane]);
+                for r in 0..ROWS {
+                    acc[r] = _mm512_dpbusd_epi32(acc[r], codes[r][plane], q);
+                }
+            }
+            let (even, odd) = pairs(acc);
+            // Quarters of `even` and `odd` in turn.
+            let first =
+                _mm512_permutex2var_epi64(even, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), odd);
+            let second =
+                _mm512_permutex2var_epi64(even, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), odd);
+            let (sums, _) = sums[v * LANES / 2..]
+                .as_flattened_mut()
+                .as_chunks_mut::<LANES>();
+            store(&mut sums[0], first);
+            store(&mut sums[1], second);
+        }
+    }
+}
+
+/// In each quarter the sums of lanes 0 and 1 of the four vectors, and those of lanes 2 and 3.
+#[target_feature(enable = "avx512f")]
+fn pairs([a, b, c, d]: [__m512i; ROWS]) -> (__m512i, __m512i) {
+    let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let even = _mm512_add_epi32(
+        _mm512_unpacklo_epi64(ab_low, cd_low),
+        _mm512_unpackhi_epi64(ab_low, cd_low),
+    );
+    let odd = _mm512_add_epi32(
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    );
+    (even, odd)
+}
+
+/// The sum over the lanes of each of four vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn reduce(acc: [__m512i; ROWS]) -> [i32; ROWS] {
+    let mut halves = [_mm256_setzero_si256(); ROWS];
+    for r in 0..ROWS {
+        halves[r] = _mm256_add_epi32(
+            _mm512_castsi512_si256(acc[r]),
+            _mm512_extracti64x4_epi64::<1>(acc[r]),
+        );
+    }
+    let [a, b, c, d] = halves;
+    let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    let abcd = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    let total = _mm_add_epi32(
+        _mm256_castsi256_si128(abcd),
+        _mm256_extracti128_si256::<1>(abcd),
+    );
+    let mut sums = [0; ROWS];
+    // SAFETY: four i32 take the 16 bytes that are written; the instruction takes any alignment.
+    unsafe { _mm_storeu_si128(sums.as_mut_ptr().cast(), total) };
+    sums
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_words(words: &[u32; LANES]) -> __m512i {
+    // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_bytes(bytes: &[i8; BYTES]) -> __m512i {
+    // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store(lanes: &mut [i32; LANES], value: __m512i) {
+    // SAFETY: the array has the 64 bytes that are written; the instruction takes any alignment.
+    unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), value) }
+}

@@ -1,0 +1,256 @@
+//! Decode: 1 to 8 rows of activations. The weight is read once, in 128-bit loads that are all issued before first use.
+//!
+//! `lanes` units share a row of the weight, each unit works on `tile` rows, and the partial sums meet by shuffles (or in
+//! shared memory where planes cannot shuffle). `lanes` is chosen so that the 128-bit vectors of a row divide evenly.
+
+use cubecl::client::Client;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use super::arithmetic::{descale, dot_codes, dot_ones};
+use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer, cube_count};
+
+/// See the module.
+pub const ROUTINE: Routine = Routine {
+    name: "gemv",
+    refuses: |problem, device| blueprint(problem, device).err(),
+    launch: |client, problem, device, operands| {
+        let blueprint = blueprint(problem, device).expect("a refused problem is not launched");
+        launch(client, problem, &blueprint, operands);
+    },
+};
+
+/// The decisions of one launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Blueprint {
+    /// Rows of activations.
+    pub rows: usize,
+    /// Units that share a row of the weight: a power of two.
+    pub lanes: usize,
+    /// Rows of the weight per unit.
+    pub tile: usize,
+    /// Slots of `lanes` units in a cube.
+    pub slots: usize,
+    /// 128-bit vectors that a unit loads before it uses the first.
+    pub depth: usize,
+    /// Whether partial sums meet by shuffles.
+    pub shuffle: bool,
+    /// Whether a row has several scales.
+    pub grouped: bool,
+}
+
+/// Most rows that this routine takes: beyond, the sums of a unit outgrow its registers.
+pub const MAX_ROWS: usize = 8;
+
+/// Plans a launch, or says why not.
+///
+/// # Errors
+///
+/// A [`Refusal`] for more than [`MAX_ROWS`] rows.
+pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, Refusal> {
+    if problem.rows > MAX_ROWS {
+        return Err(Refusal(format!(
+            "gemv takes at most {MAX_ROWS} rows of activations, not {}",
+            problem.rows
+        )));
+    }
+    let vectors = problem.words() / 4;
+    let widest = if device.plane > 0 {
+        device.plane.min(32) as usize
+    } else {
+        32
+    };
+    // The fewest wasted loads, and among these the most lanes up to 16 loads per unit.
+    let lanes = [8, 16, 32, 4]
+        .into_iter()
+        .filter(|&lanes| lanes <= widest)
+        .min_by_key(|&lanes| {
+            (vectors.div_ceil(lanes) * lanes - vectors) * 64 / vectors.max(1) + vectors / lanes / 8
+        })
+        .unwrap_or(1);
+    let depth = vectors
+        .div_ceil(lanes)
+        .min(if problem.rows > 2 { 4 } else { 8 });
+    let tile = 1;
+    Ok(Blueprint {
+        rows: problem.rows,
+        lanes,
+        tile,
+        slots: (64 / lanes).max(1),
+        depth,
+        shuffle: device.plane > 0,
+        grouped: problem.group() > 0,
+    })
+}
+
+/// Launches a plan.
+pub fn launch(client: &Client, problem: &Problem, plan: &Blueprint, operands: &Operands) {
+    let words = problem.words();
+    let cubes = problem.d_out.div_ceil(plan.slots * plan.tile);
+    // SAFETY: the kernel clamps each index to the buffer lengths given here.
+    #[allow(unsafe_code)]
+    unsafe {
+        ternary_gemv::launch_unchecked(
+            client,
+            cube_count(cubes),
+            CubeDim::new_2d(plan.lanes as u32, plan.slots as u32),
+            4,
+            buffer(&operands.codes, problem.d_out * words / 4),
+            buffer(&operands.x.values, problem.rows * words),
+            buffer(&operands.x.scale, problem.rows),
+            buffer(&operands.x.sum, problem.rows),
+            buffer(&operands.scale, problem.scales()),
+            buffer(&operands.y, problem.rows * problem.d_out),
+            problem.d_out as u32,
+            (words / 4) as u32,
+            problem.group() as u32,
+            problem.scale_stride() as u32,
+            *plan,
+            problem.output,
+        );
+    }
+}
+
+#[cube(launch_unchecked)]
+pub(crate) fn ternary_gemv<F: Float, V: Size>(
+    codes: &[Vector<u32, V>], // [d_out, vectors]
+    x: &[Vector<i32, V>],     // [rows, 4·vectors]
+    x_scale: &[f32],          // [rows]
+    x_sum: &[i32],            // [rows]
+    scale: &[f32],
+    y: &mut [F], // [rows, d_out]
+    d_out: u32,
+    vectors: u32,
+    group: u32,        // columns per scale, if there are several
+    scale_stride: u32, // scales per row, 0 for one scale in all
+    #[comptime] plan: Blueprint,
+    #[define(F)] _dtype: ElemType,
+) {
+    let lanes = comptime!(plan.lanes);
+    let tile = comptime!(plan.tile);
+    let rows = comptime!(plan.rows);
+    let depth = comptime!(plan.depth);
+    let grouped = comptime!(plan.grouped);
+    let sums = comptime!(tile * rows);
+
+    let (d_out, scale_stride) = (d_out as usize, scale_stride as usize);
+    let vectors = vectors as usize;
+    let lane = UNIT_POS_X as usize;
+    let first = (CUBE_POS * comptime!(plan.slots) + UNIT_POS_Y as usize) * tile;
+
+    let mut acc = Array::<i32>::new(sums);
+    let mut scaled = Array::<f32>::new(sums);
+    #[unroll]
+    for i in 0..sums {
+        acc[i] = 0i32;
+        scaled[i] = f32::new(0.0_f32);
+    }
+
+    let mut start = lane;
+    while start < vectors {
+        let mut loaded = Array::<Vector<u32, V>>::new(comptime!(tile * depth));
+        #[unroll]
+        for step in 0..depth {
+            let at = min_index(start + step * lanes, vectors - 1);
+            #[unroll]
+            for t in 0..tile {
+                let row = min_index(first + t, d_out - 1);
+                loaded[step * tile + t] = codes[row * vectors + at];
+            }
+        }
+        #[unroll]
+        for step in 0..depth {
+            let at = start + step * lanes;
+            if at < vectors {
+                #[unroll]
+                for q in 0..4usize {
+                    #[unroll]
+                    for r in 0..rows {
+                        let four = x[(r * vectors + at) * 4 + q];
+                        #[unroll]
+                        for t in 0..tile {
+                            let word = loaded[step * tile + t].extract(q);
+                            if comptime!(!grouped) {
+                                acc[t * rows + r] = dot_codes(word, four, acc[t * rows + r]);
+                            } else {
+                                let sum = dot_codes(word, four, 0i32) - dot_ones(four, 0i32);
+                                acc[t * rows + r] += sum;
+                            }
+                        }
+                    }
+                    // Groups are multiples of 32 columns, so a scale may change after every second word.
+                    if comptime!(grouped && q % 2 == 1) {
+                        let which =
+                            min_index((at * 64 + q * 16) / group as usize, scale_stride - 1);
+                        #[unroll]
+                        for t in 0..tile {
+                            let row = min_index(first + t, d_out - 1);
+                            let factor = scale[row * scale_stride + which];
+                            #[unroll]
+                            for r in 0..rows {
+                                scaled[t * rows + r] += f32::cast_from(acc[t * rows + r]) * factor;
+                                acc[t * rows + r] = 0i32;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        start += depth * lanes;
+    }
+
+    #[unroll]
+    for t in 0..tile {
+        #[unroll]
+        for r in 0..rows {
+            let at = t * rows + r;
+            let row = first + t;
+            if comptime!(!grouped) {
+                let total = sum_of_lanes::<i32>(acc[at], plan);
+                if lane == 0 && row < d_out {
+                    let factor = scale[row * scale_stride];
+                    y[r * d_out + row] =
+                        F::cast_from(descale(total - x_sum[r], x_scale[r]) * factor);
+                }
+            } else {
+                let total = sum_of_lanes::<f32>(scaled[at], plan);
+                if lane == 0 && row < d_out {
+                    y[r * d_out + row] = F::cast_from(total / x_scale[r]);
+                }
+            }
+        }
+    }
+}
+
+#[cube]
+fn min_index(index: usize, last: usize) -> usize {
+    select(index < last, index, last)
+}
+
+/// Sum over the `lanes` units of a slot; right on lane 0 only.
+#[cube]
+fn sum_of_lanes<T: Numeric>(value: T, #[comptime] plan: Blueprint) -> T {
+    let lanes = comptime!(plan.lanes);
+    if comptime!(plan.shuffle) {
+        let mut sum = value;
+        let mut mask = comptime!(lanes as u32 / 2);
+        #[unroll]
+        for _ in 0..comptime!(lanes.ilog2()) {
+            sum += plane_shuffle_xor(sum, mask);
+            comptime!(mask /= 2);
+        }
+        sum
+    } else {
+        let mut all = Shared::<[T]>::new_slice(comptime!(plan.lanes * plan.slots));
+        sync_cube();
+        all[UNIT_POS as usize] = value;
+        sync_cube();
+        let mut sum = T::from_int(0);
+        let base = UNIT_POS_Y as usize * lanes;
+        #[unroll]
+        for i in 0..lanes {
+            sum += all[base + i];
+        }
+        sum
+    }
+}

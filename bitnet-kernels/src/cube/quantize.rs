@@ -1,0 +1,194 @@
+//! Activations to int8 on the device: one cube per row.
+//!
+//! `s = 127 / max(max|x|, 1e-5)`, `q = clamp(round(x·s), -128, 127)`, bit for bit as
+//! [`quantize::absmax_int8`](crate::quantize::absmax_int8): the maximum runs over bit patterns, so NaN wins, and the
+//! quotient is correctly rounded on every device. Also sums each row, since kernels multiply codes 0, 1, 2.
+
+use cubecl::client::Client;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+
+use super::arithmetic::{INFINITY_BITS, quotient_of_127};
+use super::{Capabilities, buffer, cube_count};
+use crate::packing::words::words_per_row;
+
+/// Quantized rows on a device.
+#[derive(Debug, Clone)]
+pub struct Int8Rows {
+    /// `[rows, 4·words]` i32, four int8 each in column order; columns beyond `d_in` are 0.
+    pub values: Handle,
+    /// `s` of each row, f32.
+    pub scale: Handle,
+    /// `Σ q` of each row, i32.
+    pub sum: Handle,
+}
+
+impl Int8Rows {
+    /// Room for `rows` rows.
+    pub fn empty(client: &Client, rows: usize, d_in: usize) -> Self {
+        Self {
+            values: client.empty(rows * words_per_row(d_in) * 16),
+            scale: client.empty(rows * 4),
+            sum: client.empty(rows * 4),
+        }
+    }
+}
+
+/// Quantizes `x [rows, d_in]` of element type `dtype`.
+pub fn quantize(
+    client: &Client,
+    device: &Capabilities,
+    x: Handle,
+    rows: usize,
+    d_in: usize,
+    dtype: ElemType,
+) -> Int8Rows {
+    let out = Int8Rows::empty(client, rows, d_in);
+    let quads = words_per_row(d_in) * 4;
+    let width = if d_in.is_multiple_of(4) { 4 } else { 1 };
+    let units = device.max_units.min(256);
+    quantize_rows::launch(
+        client,
+        cube_count(rows),
+        CubeDim::new_1d(units),
+        width,
+        buffer(&x, rows * d_in / width),
+        buffer(&out.values, rows * quads),
+        buffer(&out.scale, rows),
+        buffer(&out.sum, rows),
+        rows as u32,
+        d_in as u32,
+        quads as u32,
+        units as usize,
+        width,
+        dtype,
+    );
+    out
+}
+
+#[cube(launch)]
+pub(crate) fn quantize_rows<F: Float, V: Size>(
+    x: &[Vector<F, V>],
+    values: &mut [i32],
+    scales: &mut [f32],
+    sums: &mut [i32],
+    rows: u32,
+    d_in: u32,
+    quads: u32,
+    #[comptime] units: usize,
+    #[comptime] width: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let row = CUBE_POS;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let unit = UNIT_POS as usize;
+    let quads = quads as usize;
+    let mut maxima = Shared::<[u32]>::new_slice(units);
+
+    let mut largest = 0u32;
+    let mut quad = unit;
+    while quad < quads {
+        let four = load_four::<F, V>(x, row, quad, d_in, width);
+        #[unroll]
+        for j in 0..4usize {
+            let bits = u32::reinterpret(four[j]) & 0x7FFF_FFFFu32;
+            largest = select(bits > largest, bits, largest);
+        }
+        quad += units;
+    }
+    maxima[unit] = largest;
+    sync_cube();
+    let mut half = comptime!(units / 2);
+    #[unroll]
+    for _ in 0..comptime!(units.ilog2()) {
+        if unit < half {
+            let other = maxima[unit + half];
+            if other > maxima[unit] {
+                maxima[unit] = other;
+            }
+        }
+        sync_cube();
+        comptime!(half /= 2);
+    }
+    let largest = maxima[0];
+    sync_cube();
+
+    let floor = u32::reinterpret(f32::new(1e-5_f32));
+    let amax = f32::reinterpret(select(largest > floor, largest, floor));
+    let healthy = largest < INFINITY_BITS;
+    // NaN stays NaN, infinity gives 0; both make the epilogue's quotient NaN.
+    let damaged = select(largest == INFINITY_BITS, f32::new(0.0_f32), amax);
+    let scale = select(healthy, quotient_of_127(amax), damaged);
+
+    let mut sum = 0i32;
+    let mut quad = unit;
+    while quad < quads {
+        let four = load_four::<F, V>(x, row, quad, d_in, width);
+        let mut word = 0u32;
+        #[unroll]
+        for j in 0..4usize {
+            let scaled = Round::round(four[j] * scale);
+            let q = i32::cast_from(clamp(scaled, f32::new(-128.0_f32), f32::new(127.0_f32)));
+            let q = select(healthy, q, 0i32);
+            sum += q;
+            word = word | ((u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32));
+        }
+        values[row * quads + quad] = i32::cast_from(word);
+        quad += units;
+    }
+    let mut partial = Shared::<[i32]>::new_slice(units);
+    partial[unit] = sum;
+    sync_cube();
+    let mut half = comptime!(units / 2);
+    #[unroll]
+    for _ in 0..comptime!(units.ilog2()) {
+        if unit < half {
+            let other = partial[unit + half];
+            partial[unit] += other;
+        }
+        sync_cube();
+        comptime!(half /= 2);
+    }
+    if unit == 0 {
+        scales[row] = scale;
+        sums[row] = partial[0];
+    }
+}
+
+/// Columns `4·quad ..` of a row, widened to f32, 0 beyond `d_in`.
+#[cube]
+fn load_four<F: Float, V: Size>(
+    x: &[Vector<F, V>],
+    row: usize,
+    quad: usize,
+    d_in: u32,
+    #[comptime] width: usize,
+) -> Array<f32> {
+    let d_in = d_in as usize;
+    let mut four = Array::<f32>::new(4usize);
+    if comptime!(width == 4) {
+        let inside = quad * 4 < d_in;
+        let at = select(inside, row * (d_in / 4) + quad, 0usize);
+        let loaded = x[at];
+        #[unroll]
+        for j in 0..4usize {
+            four[j] = select(inside, f32::cast_from(loaded.extract(j)), f32::new(0.0_f32));
+        }
+    } else {
+        #[unroll]
+        for j in 0..4usize {
+            let column = quad * 4 + j;
+            let inside = column < d_in;
+            let at = select(inside, row * d_in + column, 0usize);
+            four[j] = select(
+                inside,
+                f32::cast_from(x[at].extract(0usize)),
+                f32::new(0.0_f32),
+            );
+        }
+    }
+    four
+}

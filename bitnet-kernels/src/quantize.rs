@@ -1,0 +1,196 @@
+//! The quantizers of the BitNet papers: the only place where their formulas stand.
+//!
+//! On host slices they are exact to the operation order of the reference implementation, ties to even and scales in
+//! reciprocal form included; on tensors they run through [`TernaryOps`](crate::TernaryOps). The kernels repeat the
+//! int8 formula in their own registers and are tested against [`absmax_int8`].
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::packing::check_dimensions;
+use crate::{Granularity, KernelError, PackedTernary, Scale};
+
+/// Floor of both scales: keeps rows and matrices of zeros finite.
+pub const EPSILON: f32 = 1e-5;
+/// Largest int8 magnitude of an activation.
+pub const INT8_MAX: f32 = 127.0;
+
+/// How a float weight becomes ternary. The mean runs over the elements that share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum WeightQuantizer {
+    /// `m = max(mean|W|, 1e-5)`, `T = clamp(round(W · (1/m)), -1, 1)`, `W̃ = m·T`   (arXiv 2402.17764, eq. 1-3).
+    #[default]
+    AbsMean,
+    /// `T = +1 if W > mean(W), else -1`, `W̃ = mean|W|·T`   (the 1-bit BitNet, arXiv 2310.11453, eq. 1-3).
+    Sign,
+}
+
+/// What happens to a layer's input before the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum ActivationQuantizer {
+    /// Per token: `s = 127 / max(max|x|, 1e-5)`, `q = clamp(round(x·s), -128, 127)`; the product runs on integers.
+    #[default]
+    Int8,
+    /// Nothing: float activations times ternary weights (A16).
+    None,
+}
+
+/// Rows of int8 activations with their reciprocal scales.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Int8Rows {
+    /// Quantized values, `[rows, d_in]`.
+    pub values: Vec<i8>,
+    /// `s = 127 / max(max|x|, 1e-5)` of each row; 0 for a row with an infinity, NaN for a row with NaN.
+    pub scale: Vec<f32>,
+}
+
+/// The reciprocal scale of one row: `127 / max(max|x|, 1e-5)`.
+///
+/// NaN wins over infinity and infinity over numbers, so a damaged row never gets an ordinary scale.
+pub fn absmax_scale(row: &[f32]) -> f32 {
+    // The bit patterns of non-negative floats are ordered like the floats, with NaN above infinity.
+    let largest = row
+        .iter()
+        .map(|x| x.abs().to_bits())
+        .max()
+        .map_or(0.0, f32::from_bits);
+    if largest.is_nan() {
+        f32::NAN
+    } else {
+        INT8_MAX / largest.max(EPSILON)
+    }
+}
+
+/// Quantizes rows of `d_in` activations to int8, each with its own scale.
+///
+/// A row that holds NaN or infinity gets zeros and a scale of NaN or 0: whatever divides by that scale, as the epilogue
+/// of a linear layer does, yields NaN for the whole row, as the float formula would.
+///
+/// # Panics
+///
+/// Panics if `d_in` is zero or does not divide the length of `x`.
+pub fn absmax_int8(x: &[f32], d_in: usize) -> Int8Rows {
+    assert!(
+        d_in > 0 && x.len().is_multiple_of(d_in),
+        "{} values are no rows of {d_in}",
+        x.len()
+    );
+    let mut values = Vec::with_capacity(x.len());
+    let mut scales = Vec::with_capacity(x.len() / d_in);
+    for row in x.chunks_exact(d_in) {
+        let scale = absmax_scale(row);
+        let healthy = scale > 0.0;
+        values.extend(row.iter().map(|&x| {
+            if healthy {
+                (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8
+            } else {
+                0
+            }
+        }));
+        scales.push(scale);
+    }
+    Int8Rows {
+        values,
+        scale: scales,
+    }
+}
+
+/// Quantizes a row-major `[d_out, d_in]` float matrix to ternary.
+///
+/// Means are accumulated in f64. Rounding is half to even, so `|W| = m/2` gives 0.
+///
+/// # Errors
+///
+/// [`KernelError::NonFinite`] with the position of the first NaN or infinity, and the errors of [`PackedTernary::new`].
+pub fn ternarize(
+    weight: &[f32],
+    d_out: usize,
+    d_in: usize,
+    quantizer: WeightQuantizer,
+    granularity: Granularity,
+) -> Result<PackedTernary, KernelError> {
+    check_dimensions(d_out, d_in)?;
+    granularity.checked()?;
+    if weight.len() != d_out * d_in {
+        let (found, expected) = (weight.len(), d_out * d_in);
+        return Err(KernelError::Length {
+            what: "float weight",
+            unit: "values",
+            found,
+            expected,
+            d_out,
+            d_in,
+        });
+    }
+    if let Some(index) = weight.iter().position(|w| !w.is_finite()) {
+        return Err(KernelError::NonFinite {
+            what: "float weight",
+            index,
+            value: weight[index],
+        });
+    }
+    let (trits, scales) = ternarize_unchecked(weight, d_in, quantizer, granularity);
+    PackedTernary::from_trits(&trits, Scale::from_values(granularity, scales), d_out, d_in)
+}
+
+/// Trits and scales of a checked shape. Non-finite weights yield trits of 0 and a non-finite scale, so that a product
+/// with them is NaN.
+pub(crate) fn ternarize_unchecked(
+    weight: &[f32],
+    d_in: usize,
+    quantizer: WeightQuantizer,
+    granularity: Granularity,
+) -> (Vec<i8>, Vec<f32>) {
+    let mut trits = Vec::with_capacity(weight.len());
+    let mut scales = Vec::new();
+    let mut block = |block: &[f32]| scales.push(ternarize_block(block, quantizer, &mut trits));
+    match granularity {
+        Granularity::Tensor => block(weight),
+        Granularity::Row => weight.chunks_exact(d_in).for_each(block),
+        Granularity::Group(size) => {
+            weight
+                .chunks_exact(d_in)
+                .for_each(|row| row.chunks(size).for_each(&mut block));
+        }
+    }
+    (trits, scales)
+}
+
+/// Appends the trits of the elements that share a scale, and returns the scale.
+fn ternarize_block(block: &[f32], quantizer: WeightQuantizer, trits: &mut Vec<i8>) -> f32 {
+    let mean = |of: fn(f32) -> f32| {
+        (block.iter().map(|&w| f64::from(of(w))).sum::<f64>() / block.len() as f64) as f32
+    };
+    let absmean = mean(f32::abs);
+    match quantizer {
+        _ if !absmean.is_finite() => {
+            trits.resize(trits.len() + block.len(), 0);
+            absmean
+        }
+        WeightQuantizer::AbsMean => {
+            let scale = absmean.max(EPSILON);
+            let inverse = 1.0 / scale;
+            trits.extend(
+                block
+                    .iter()
+                    .map(|w| (w * inverse).round_ties_even().clamp(-1.0, 1.0) as i8),
+            );
+            scale
+        }
+        WeightQuantizer::Sign => {
+            let centre = mean(|w| w);
+            trits.extend(block.iter().map(|&w| if w > centre { 1 } else { -1 }));
+            absmean
+        }
+    }
+}
+
+/// `x̃ = q(x) / s`: the values that an int8 product sees of its input, in the dtype of `x`. Not differentiable.
+///
+/// # Shapes
+///
+/// - x: `[.., d_in]`, one scale per row of the last dimension
+pub fn fake_quantize<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let x = x.detach().into_dispatch();
+    Tensor::from_dispatch(crate::ops::defaults::fake_quantize::<burn::backend::Dispatch>(x))
+}
