@@ -1,6 +1,5 @@
 //! x
 mod backend;
-#[cfg(any(feature = "flex", feature = "ndarray"))]
 pub mod cpu;
 #[cfg(feature = "cube")]
 pub mod cube;

@@ -38,6 +38,13 @@ const LAYERS: &[[usize; 2]] = &[
 ];
 
 #[test]
+fn the_kernels_of_this_machine_are_reported() {
+    let names: Vec<_> = kernels().iter().map(|kernel| kernel.name()).collect();
+    eprintln!("kernels tested here: {}", names.join(", "));
+    assert_eq!(names.last(), Some(&"scalar"));
+}
+
+#[test]
 fn sums_equal_the_reference_for_all_small_shapes() {
     let mut random = Random(1);
     for &d_in in SIZES {

@@ -1,7 +1,8 @@
 //! Products with float activations: y = x · W̃ᵀ and dx = dy · W̃, with W̃ = scale · T.
 //!
-//! Some weight rows at a time become floats and go to a direct loop, for a few rows of activations, or to `gemm`.
-//! There is never a float copy of the whole weight. Tiles lie at fixed places, so results do not depend on the threads.
+//! A tile of weight rows at a time becomes floats and goes to `gemm`; there is never a float copy of the whole weight.
+//! Tiles lie at fixed places, so results do not depend on the threads. Tried: direct loops for one to four rows of
+//! activations: slower than `gemm`, which chooses its instruction set at run time.
 
 use std::ops::Range;
 
@@ -12,11 +13,9 @@ use crate::packing::words::{CODE_MASK, CODES_PER_WORD, words_per_row};
 /// Weight rows that are floats at a time.
 const TILE_ROWS: usize = 64;
 /// Columns of the weight that are floats at a time, in the product for dx.
-const TILE_WORDS: usize = 32;
-/// Up to this many rows of activations a direct loop is faster than packing for `gemm`.
-const FEW: usize = 4;
-/// Independent partial sums of a dot product.
-const PARTS: usize = 32;
+const TILE_WORDS: usize = 16;
+/// Columns whose codes one shift and mask select.
+const QUAD: usize = 4;
 
 /// y = x · W̃ᵀ, without quantizing x.
 ///
@@ -44,22 +43,11 @@ pub fn ternary_linear_float(
     let columns = 0..words_per_row(d_in);
     let width = columns.len() * CODES_PER_WORD;
     split(out, rows, d_out, d_in, TILE_ROWS, |range, mut out| {
-        let mut tile = vec![0.0; if rows <= FEW { 1 } else { TILE_ROWS } * width];
-        let mut y = vec![0.0; if rows <= FEW { 0 } else { rows * TILE_ROWS }];
+        let mut tile = vec![0.0; TILE_ROWS * width];
+        let mut y = vec![0.0; rows * TILE_ROWS];
         for n in range.clone().step_by(TILE_ROWS) {
-            let tile_rows = n..(n + TILE_ROWS).min(range.end);
-            let at = n - range.start;
-            if rows <= FEW {
-                for (index, n) in tile_rows.enumerate() {
-                    weight.dequantize(n, columns.clone(), &mut tile);
-                    for (x, out) in x.chunks_exact(d_in).zip(&mut out) {
-                        out[at + index] = dot(x, &tile[..d_in]);
-                    }
-                }
-                continue;
-            }
-            let len = tile_rows.len();
-            for (n, tile) in tile_rows.zip(tile.chunks_exact_mut(width)) {
+            let len = TILE_ROWS.min(range.end - n);
+            for (n, tile) in (n..n + len).zip(tile.chunks_exact_mut(width)) {
                 weight.dequantize(n, columns.clone(), tile);
             }
             let x = View {
@@ -74,7 +62,7 @@ pub fn ternary_linear_float(
             };
             product(x, tile, &mut y[..rows * len], false);
             for (y, out) in y.chunks_exact(len).zip(&mut out) {
-                out[at..at + len].copy_from_slice(y);
+                out[n - range.start..][..len].copy_from_slice(y);
             }
         }
     });
@@ -105,28 +93,15 @@ pub fn ternary_linear_dx(
     let rows = rows(dy, d_out, dx, d_in);
     let width = TILE_WORDS * CODES_PER_WORD;
     split(dx, rows, d_in, d_out, width, |range, mut dx| {
-        let mut tile = vec![0.0; if rows <= FEW { 1 } else { TILE_ROWS } * width];
+        let mut tile = vec![0.0; TILE_ROWS * width];
         let mut sums = vec![0.0; rows * width];
         for k in range.clone().step_by(width) {
             let len = width.min(range.end - k);
             let columns = k / CODES_PER_WORD..(k + len).div_ceil(CODES_PER_WORD);
             let sums = &mut sums[..rows * len];
-            sums.fill(0.0);
             for n in (0..d_out).step_by(TILE_ROWS) {
-                let tile_rows = n..(n + TILE_ROWS).min(d_out);
-                if rows <= FEW {
-                    for n in tile_rows {
-                        weight.dequantize(n, columns.clone(), &mut tile);
-                        for (dy, sums) in dy.chunks_exact(d_out).zip(sums.chunks_exact_mut(len)) {
-                            sums.iter_mut()
-                                .zip(&tile)
-                                .for_each(|(sum, weight)| *sum += dy[n] * weight);
-                        }
-                    }
-                    continue;
-                }
-                let depth = tile_rows.len();
-                for (n, tile) in tile_rows.zip(tile.chunks_exact_mut(width)) {
+                let depth = TILE_ROWS.min(d_out - n);
+                for (n, tile) in (n..n + depth).zip(tile.chunks_exact_mut(width)) {
                     weight.dequantize(n, columns.clone(), tile);
                 }
                 let dy = View {
@@ -139,7 +114,7 @@ pub fn ternary_linear_dx(
                     shape: [depth, len],
                     strides: [width, 1],
                 };
-                product(dy, tile, sums, true);
+                product(dy, tile, sums, n > 0);
             }
             for (sums, dx) in sums.chunks_exact(len).zip(&mut dx) {
                 dx[k - range.start..][..len].copy_from_slice(sums);
@@ -234,29 +209,30 @@ impl<'a> Weight<'a> {
 
 fn dequantize(words: &[u32], scale: f32, out: &mut [[f32; CODES_PER_WORD]]) {
     for (word, out) in words.iter().zip(out) {
-        for (plane, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            let codes = ((word >> (2 * plane)) & CODE_MASK).to_le_bytes();
-            *out = codes.map(|code| (f32::from(code) - 1.0) * scale);
+        for (plane, out) in out.as_chunks_mut::<QUAD>().0.iter_mut().enumerate() {
+            let codes = ((word >> (2 * plane)) & CODE_MASK).wrapping_mul(GATHER) >> 24;
+            *out = TRITS[codes as usize].map(|trit| trit * scale);
         }
     }
 }
 
-fn dot(x: &[f32], weight: &[f32]) -> f32 {
-    let mut parts = [0.0; PARTS];
-    let ((x, x_tail), (weight, weight_tail)) =
-        (x.as_chunks::<PARTS>(), weight.as_chunks::<PARTS>());
-    for (x, weight) in x.iter().zip(weight) {
-        for at in 0..PARTS {
-            parts[at] += x[at] * weight[at];
+/// Times this, four codes, one per byte, stand side by side in the upper byte; the other terms do not overlap.
+const GATHER: u32 = (1 << 24) | (1 << 18) | (1 << 12) | (1 << 6);
+
+/// Four trits as floats for each value of four codes. A code 3 does not occur.
+static TRITS: [[f32; QUAD]; 256] = {
+    let mut table = [[0.0; QUAD]; 256];
+    let mut codes = 0;
+    while codes < table.len() {
+        let mut at = 0;
+        while at < QUAD {
+            table[codes][at] = ((codes >> (2 * at)) & 3) as f32 - 1.0;
+            at += 1;
         }
+        codes += 1;
     }
-    let tail: f32 = x_tail
-        .iter()
-        .zip(weight_tail)
-        .map(|(x, weight)| x * weight)
-        .sum();
-    parts.iter().sum::<f32>() + tail
-}
+    table
+};
 
 /// A matrix inside a slice.
 #[derive(Clone, Copy)]

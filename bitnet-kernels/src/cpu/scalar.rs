@@ -54,10 +54,10 @@ impl Kernel for Scalar {
         let words = words.map(|row| row.as_chunks::<LANES>().0);
         for v in 0..vectors {
             let codes = words.map(|row| unpack(&row[v]));
-            for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+            for (t, token) in tokens.iter().enumerate() {
                 let q = &token.as_chunks::<COLUMNS>().0[v];
                 for pair in 0..LANES / 2 {
-                    sums[LANES / 2 * v + pair] =
+                    sums[t * stride + v * LANES / 2 + pair] =
                         std::array::from_fn(|r| dot_pair(&codes[r], q, pair));
                 }
             }

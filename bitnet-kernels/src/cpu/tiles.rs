@@ -118,8 +118,9 @@ impl Groups<'_> {
     /// The scales of four rows side by side: `[groups, 4]`.
     fn scales(&self, rows: [usize; ROWS], scales: &mut [[f32; ROWS]]) {
         let rows = rows.map(|row| &self.scale[row * self.count..][..self.count]);
-        for (g, scales) in scales.iter_mut().enumerate() {
-            *scales = rows.map(|row| row[g]);
+        let [a, b, c, d] = rows.map(|row| row.iter());
+        for (scales, (((a, b), c), d)) in scales.iter_mut().zip(a.zip(b).zip(c).zip(d)) {
+            *scales = [*a, *b, *c, *d];
         }
     }
 
@@ -253,43 +254,58 @@ impl<'a> Product<'a> {
         columns: Range<usize>,
         sums: &mut [[i32; ROWS]],
     ) {
-        let (kernel, lanes) = (self.kernel, self.kernel.lanes());
-        let whole = columns.len() / lanes * lanes;
-        let tail = columns.len() - whole;
-        let q = |start, len: usize| -> Vec<&[i8]> {
-            let start = (columns.start + start) * CODES_PER_WORD;
-            tokens
-                .clone()
-                .map(|t| &self.activations.row(t)[start..][..len * CODES_PER_WORD])
-                .collect()
-        };
-        let (q_whole, q_tail) = (
-            q(0, whole),
-            if tail > 0 {
-                q(whole, lanes)
-            } else {
-                Vec::new()
-            },
-        );
-
+        let (whole, tail) = self.cut(columns);
+        let (q_whole, q_tail) = (self.q(&tokens, &whole), self.q(&tokens, &tail));
         for (n, sums) in rows
             .clone()
             .step_by(ROWS)
             .zip(sums.chunks_exact_mut(tokens.len()))
         {
-            let words: [&[u32]; ROWS] = std::array::from_fn(|r| {
-                let row = (n + r).min(rows.end - 1);
-                &self.words[row * self.width..][columns.clone()]
-            });
-            kernel.add_sums(words.map(|row| &row[..whole]), &q_whole, sums);
-            if tail > 0 {
-                let mut padded = [[0; MAX_LANES]; ROWS];
-                for (padded, row) in padded.iter_mut().zip(words) {
-                    padded[..tail].copy_from_slice(&row[whole..]);
-                }
-                kernel.add_sums(padded.each_ref().map(|row| &row[..lanes]), &q_tail, sums);
+            let panel = panel(n, &rows);
+            self.kernel
+                .add_sums(self.rows(panel, &whole), &q_whole, sums);
+            if !tail.is_empty() {
+                let padded = self.padded_rows(panel, &tail);
+                self.kernel.add_sums(
+                    padded.each_ref().map(|row| &row[..self.kernel.lanes()]),
+                    &q_tail,
+                    sums,
+                );
             }
         }
+    }
+
+    /// Cuts a range of words into whole vectors and a tail.
+    fn cut(&self, columns: Range<usize>) -> (Range<usize>, Range<usize>) {
+        let at = columns.end - columns.len() % self.kernel.lanes();
+        (columns.start..at, at..columns.end)
+    }
+
+    /// The activations that stand beside some words, padded to whole vectors.
+    fn q(&self, tokens: &Range<usize>, columns: &Range<usize>) -> Vec<&'a [i8]> {
+        let len = columns.len().next_multiple_of(self.kernel.lanes()) * CODES_PER_WORD;
+        tokens
+            .clone()
+            .map(|t| &self.activations.row(t)[columns.start * CODES_PER_WORD..][..len])
+            .collect()
+    }
+
+    /// Some words of four rows.
+    fn rows(&self, panel: [usize; ROWS], columns: &Range<usize>) -> [&'a [u32]; ROWS] {
+        panel.map(|row| &self.words[row * self.width..][columns.clone()])
+    }
+
+    /// The same for a tail, in room for a whole vector.
+    fn padded_rows(
+        &self,
+        panel: [usize; ROWS],
+        columns: &Range<usize>,
+    ) -> [[u32; MAX_LANES]; ROWS] {
+        self.rows(panel, columns).map(|row| {
+            let mut padded = [0; MAX_LANES];
+            padded[..row.len()].copy_from_slice(row);
+            padded
+        })
     }
 
     /// Calls `emit` with Σ acc_g · w_g of weight rows n..n+4 and token t. Rows beyond `rows` repeat the last one.
@@ -300,18 +316,20 @@ impl<'a> Product<'a> {
         mut emit: impl FnMut(usize, usize, [f32; ROWS]),
     ) {
         let (kernel, count) = (self.kernel, groups.count);
-        let len = self.width.next_multiple_of(kernel.lanes());
-        let stride = len / 2;
-        let ones = vec![ZERO_WORD; len];
-        let mut padded = [const { Vec::new() }; ROWS].map(|_: Vec<u32>| vec![0; len]);
+        let stride = self.width.next_multiple_of(kernel.lanes()) / 2;
+        let ones = vec![ZERO_WORD; 2 * stride];
         let mut pairs = vec![[0; ROWS]; kernel.tokens() * stride];
         let mut corrections = vec![0; kernel.tokens() * count];
         let mut scales = vec![[0.0; ROWS]; count];
 
         self.tiles(rows, kernel.tokens(), |rows, tokens| {
-            let q: Vec<_> = tokens.clone().map(|t| self.activations.row(t)).collect();
             // Rows of codes 1 give the sums of the activations.
-            kernel.pair_sums([&ones; ROWS], &q, &mut pairs, stride);
+            kernel.pair_sums(
+                [&ones; ROWS],
+                &self.q(&tokens, &(0..self.width)),
+                &mut pairs,
+                stride,
+            );
             for (pairs, corrections) in pairs
                 .chunks_exact(stride)
                 .zip(corrections.chunks_exact_mut(count))
@@ -321,18 +339,16 @@ impl<'a> Product<'a> {
                     .zip(corrections)
                     .for_each(|(sums, correction)| *correction = sums[0]);
             }
+            let (whole, tail) = self.cut(0..self.width);
+            let (q_whole, q_tail) = (self.q(&tokens, &whole), self.q(&tokens, &tail));
             for n in rows.clone().step_by(ROWS) {
-                let panel: [usize; ROWS] = std::array::from_fn(|r| (n + r).min(rows.end - 1));
-                for (padded, row) in padded.iter_mut().zip(panel) {
-                    padded[..self.width]
-                        .copy_from_slice(&self.words[row * self.width..][..self.width]);
+                let panel = panel(n, &rows);
+                kernel.pair_sums(self.rows(panel, &whole), &q_whole, &mut pairs, stride);
+                if !tail.is_empty() {
+                    let padded = self.padded_rows(panel, &tail);
+                    let words = padded.each_ref().map(|row| &row[..kernel.lanes()]);
+                    kernel.pair_sums(words, &q_tail, &mut pairs[whole.len() / 2..], stride);
                 }
-                kernel.pair_sums(
-                    padded.each_ref().map(|row| &row[..]),
-                    &q,
-                    &mut pairs,
-                    stride,
-                );
                 groups.scales(panel, &mut scales);
                 let operands = pairs
                     .chunks_exact(stride)
@@ -343,4 +359,9 @@ impl<'a> Product<'a> {
             }
         });
     }
+}
+
+/// Four rows from `n` on; beyond the last of `rows`, that one again.
+fn panel(n: usize, rows: &Range<usize>) -> [usize; ROWS] {
+    std::array::from_fn(|r| (n + r).min(rows.end - 1))
 }

@@ -66,26 +66,61 @@ fn exact_quotient(
 }
 
 /// `sum + Σ code·x` over the sixteen columns of a word: codes 0, 1, 2 against four packed int8 words.
+///
+/// Without native 8-bit dot products two multiply-adds share a 32-bit product: with x + 128 in 0..=255 the halves of
+/// `(x₀ + x₂·2^16) · (c₂ + c₀·2^16)` do not carry, and its upper half is x₀c₀ + x₂c₂. The 128s are taken off by counting
+/// bits: half the instructions of a byte-by-byte dot product.
 #[cube]
-pub(crate) fn dot_codes<V: Size>(word: u32, x: Vector<i32, V>, sum: i32) -> i32 {
+pub(crate) fn dot_codes<V: Size>(
+    word: u32,
+    x: Vector<i32, V>,
+    sum: i32,
+    #[comptime] native: bool,
+) -> i32 {
     let mut sum = sum;
-    #[unroll]
-    for i in 0..4usize {
-        let codes = (word >> (2u32 * i as u32)) & 0x0303_0303u32;
-        sum = dp4a(x.extract(i), i32::cast_from(codes), sum);
+    if comptime!(native) {
+        #[unroll]
+        for i in 0..4usize {
+            let codes = (word >> (2u32 * i as u32)) & 0x0303_0303u32;
+            sum = dp4a(x.extract(i), i32::cast_from(codes), sum);
+        }
+    } else {
+        let twos = (word >> 1u32) & 0x5555_5555u32;
+        let codes = (word & 0x5555_5555u32).count_ones() + 2u32 * twos.count_ones();
+        sum -= i32::cast_from(128u32 * codes);
+        #[unroll]
+        for i in 0..4usize {
+            let biased = u32::cast_from(x.extract(i)) ^ 0x8080_8080u32;
+            let even = biased & 0x00FF_00FFu32;
+            let odd = (biased >> 8u32) & 0x00FF_00FFu32;
+            let code = word >> (2u32 * i as u32);
+            let even_codes = ((code << 16u32) & 0x0003_0000u32) | ((code >> 16u32) & 3u32);
+            let odd_codes = ((code << 8u32) & 0x0003_0000u32) | ((code >> 24u32) & 3u32);
+            sum += i32::cast_from(((even * even_codes) >> 16u32) + ((odd * odd_codes) >> 16u32));
+        }
     }
     sum
 }
 
-/// `sum + Σ x` over sixteen columns.
+/// `Σ x` over sixteen columns.
 #[cube]
-pub(crate) fn dot_ones<V: Size>(x: Vector<i32, V>, sum: i32) -> i32 {
-    let mut sum = sum;
-    #[unroll]
-    for i in 0..4usize {
-        sum = dp4a(x.extract(i), 0x0101_0101i32, sum);
+pub(crate) fn sum_of<V: Size>(x: Vector<i32, V>, #[comptime] native: bool) -> i32 {
+    if comptime!(native) {
+        let mut sum = 0i32;
+        #[unroll]
+        for i in 0..4usize {
+            sum = dp4a(x.extract(i), 0x0101_0101i32, sum);
+        }
+        sum
+    } else {
+        let mut halves = 0u32;
+        #[unroll]
+        for i in 0..4usize {
+            let biased = u32::cast_from(x.extract(i)) ^ 0x8080_8080u32;
+            halves += (biased & 0x00FF_00FFu32) + ((biased >> 8u32) & 0x00FF_00FFu32);
+        }
+        i32::cast_from((halves & 0xFFFFu32) + (halves >> 16u32)) - 2048i32
     }
-    sum
 }
 
 /// `y = acc / s`, before the weight's scale.

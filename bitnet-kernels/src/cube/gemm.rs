@@ -7,7 +7,7 @@ use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::arithmetic::{descale, dot_codes, dot_ones};
+use super::arithmetic::{descale, dot_codes, sum_of};
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer};
 
 /// See the module.
@@ -27,6 +27,8 @@ pub struct Blueprint {
     pub side: usize,
     /// Whether a row has several scales.
     pub grouped: bool,
+    /// Whether the device has packed 8-bit dot products.
+    pub native_dot: bool,
 }
 
 /// Outputs per unit along each side.
@@ -43,6 +45,7 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
     Ok(Blueprint {
         side: if device.max_units >= 256 { 16 } else { 8 },
         grouped: problem.group() > 0,
+        native_dot: device.native_dot,
     })
 }
 
@@ -79,7 +82,7 @@ pub fn launch(client: &Client, problem: &Problem, plan: &Blueprint, operands: &O
 #[cube(launch)]
 pub(crate) fn ternary_gemm<F: Float, V: Size>(
     codes: &[Vector<u32, V>], // [d_out, vectors]
-    x: &[Vector<i32, V>],     // [rows, 4·vectors]
+    x: &[Vector<i32, V>],     // [rows, 4, vectors]
     x_scale: &[f32],          // [rows]
     x_sum: &[i32],            // [rows]
     scale: &[f32],
@@ -95,6 +98,7 @@ pub(crate) fn ternary_gemm<F: Float, V: Size>(
     let side = comptime!(plan.side);
     let span = comptime!(side * TILE);
     let grouped = comptime!(plan.grouped);
+    let native = comptime!(plan.native_dot);
     let scale_stride = scale_stride as usize;
     let (rows, d_out, vectors) = (rows as usize, d_out as usize, vectors as usize);
     let unit = UNIT_POS as usize;
@@ -118,7 +122,7 @@ pub(crate) fn ternary_gemm<F: Float, V: Size>(
         for i in 0..comptime!(4 * TILE / side) {
             let at = unit + i * side * side;
             let row = last_of(first_row + at / 4, rows);
-            staged_x[(at / 4) * STRIDE + at % 4] = x[(row * vectors + vector) * 4 + at % 4];
+            staged_x[(at / 4) * STRIDE + at % 4] = x[(row * 4 + at % 4) * vectors + vector];
         }
         if unit < span {
             let row = last_of(first_out + unit, d_out);
@@ -137,13 +141,13 @@ pub(crate) fn ternary_gemm<F: Float, V: Size>(
                 let word = staged_w[ux + t * side].extract(q);
                 #[unroll]
                 for r in 0..TILE {
-                    acc[t * TILE + r] = dot_codes(word, fours[r], acc[t * TILE + r]);
+                    acc[t * TILE + r] = dot_codes(word, fours[r], acc[t * TILE + r], native);
                 }
             }
             if comptime!(grouped) {
                 #[unroll]
                 for r in 0..TILE {
-                    let ones = dot_ones(fours[r], 0i32);
+                    let ones = sum_of(fours[r], native);
                     #[unroll]
                     for t in 0..TILE {
                         acc[t * TILE + r] -= ones;

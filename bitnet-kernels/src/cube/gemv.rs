@@ -7,7 +7,7 @@ use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::arithmetic::{descale, dot_codes, dot_ones};
+use super::arithmetic::{descale, dot_codes, sum_of};
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer, cube_count};
 
 /// See the module.
@@ -33,10 +33,14 @@ pub struct Blueprint {
     pub slots: usize,
     /// 128-bit vectors that a unit loads before it uses the first.
     pub depth: usize,
+    /// Whether the vectors of a row divide evenly among lanes and depth, so that no load needs a test.
+    pub even: bool,
     /// Whether partial sums meet by shuffles.
     pub shuffle: bool,
     /// Whether a row has several scales.
     pub grouped: bool,
+    /// Whether the device has packed 8-bit dot products.
+    pub native_dot: bool,
 }
 
 /// Most rows that this routine takes: beyond, the sums of a unit outgrow its registers.
@@ -60,17 +64,24 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
     } else {
         32
     };
-    // The fewest wasted loads, and among these the most lanes up to 16 loads per unit.
-    let lanes = [8, 16, 32, 4]
-        .into_iter()
-        .filter(|&lanes| lanes <= widest)
-        .min_by_key(|&lanes| {
-            (vectors.div_ceil(lanes) * lanes - vectors) * 64 / vectors.max(1) + vectors / lanes / 8
-        })
-        .unwrap_or(1);
-    let depth = vectors
-        .div_ceil(lanes)
-        .min(if problem.rows > 2 { 4 } else { 8 });
+    // The fewest wasted loads, and among these few enough per unit to keep them all in flight.
+    let wasted = |lanes: usize| {
+        let loads = vectors.div_ceil(lanes);
+        (loads * lanes - vectors) * 64 / vectors + loads / 8
+    };
+    // Emulated dot products are long: one shape and short bodies keep the run-time compiler quick.
+    let (lanes, depth) = if device.native_dot {
+        let fitting = [8, 16, 32, 4].into_iter().filter(|&lanes| lanes <= widest);
+        let lanes = fitting.min_by_key(|&lanes| wasted(lanes)).unwrap_or(1);
+        (
+            lanes,
+            vectors
+                .div_ceil(lanes)
+                .min(if problem.rows > 2 { 4 } else { 8 }),
+        )
+    } else {
+        (16.min(widest), 1)
+    };
     let tile = 1;
     Ok(Blueprint {
         rows: problem.rows,
@@ -78,8 +89,10 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
         tile,
         slots: (64 / lanes).max(1),
         depth,
+        even: vectors.is_multiple_of(lanes * depth),
         shuffle: device.plane > 0,
         grouped: problem.group() > 0,
+        native_dot: device.native_dot,
     })
 }
 
@@ -114,7 +127,7 @@ pub fn launch(client: &Client, problem: &Problem, plan: &Blueprint, operands: &O
 #[cube(launch_unchecked)]
 pub(crate) fn ternary_gemv<F: Float, V: Size>(
     codes: &[Vector<u32, V>], // [d_out, vectors]
-    x: &[Vector<i32, V>],     // [rows, 4·vectors]
+    x: &[Vector<i32, V>],     // [rows, 4, vectors]
     x_scale: &[f32],          // [rows]
     x_sum: &[i32],            // [rows]
     scale: &[f32],
@@ -131,6 +144,7 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
     let rows = comptime!(plan.rows);
     let depth = comptime!(plan.depth);
     let grouped = comptime!(plan.grouped);
+    let native = comptime!(plan.native_dot);
     let sums = comptime!(tile * rows);
 
     let (d_out, scale_stride) = (d_out as usize, scale_stride as usize);
@@ -146,12 +160,31 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
         scaled[i] = f32::new(0.0_f32);
     }
 
+    // Everything the end needs is asked for at the beginning.
+    let mut factors = Array::<f32>::new(tile);
+    #[unroll]
+    for t in 0..tile {
+        factors[t] = scale[min_index(first + t, d_out - 1) * scale_stride];
+    }
+    let mut x_scales = Array::<f32>::new(rows);
+    let mut x_sums = Array::<i32>::new(rows);
+    #[unroll]
+    for r in 0..rows {
+        x_scales[r] = x_scale[r];
+        x_sums[r] = x_sum[r];
+    }
+
     let mut start = lane;
     while start < vectors {
         let mut loaded = Array::<Vector<u32, V>>::new(comptime!(tile * depth));
         #[unroll]
         for step in 0..depth {
-            let at = min_index(start + step * lanes, vectors - 1);
+            let at = start + step * lanes;
+            let at = if comptime!(plan.even) {
+                at
+            } else {
+                min_index(at, vectors - 1)
+            };
             #[unroll]
             for t in 0..tile {
                 let row = min_index(first + t, d_out - 1);
@@ -161,36 +194,42 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
         #[unroll]
         for step in 0..depth {
             let at = start + step * lanes;
-            if at < vectors {
+            let inside = at < vectors;
+            let at = if comptime!(plan.even) {
+                at
+            } else {
+                min_index(at, vectors - 1)
+            };
+            #[unroll]
+            for q in 0..4usize {
                 #[unroll]
-                for q in 0..4usize {
+                for r in 0..rows {
+                    let mut four = x[(r * 4 + q) * vectors + at];
+                    if comptime!(!plan.even) {
+                        four = select(inside, four, Vector::new(0i32));
+                    }
                     #[unroll]
-                    for r in 0..rows {
-                        let four = x[(r * vectors + at) * 4 + q];
-                        #[unroll]
-                        for t in 0..tile {
-                            let word = loaded[step * tile + t].extract(q);
-                            if comptime!(!grouped) {
-                                acc[t * rows + r] = dot_codes(word, four, acc[t * rows + r]);
-                            } else {
-                                let sum = dot_codes(word, four, 0i32) - dot_ones(four, 0i32);
-                                acc[t * rows + r] += sum;
-                            }
+                    for t in 0..tile {
+                        let word = loaded[step * tile + t].extract(q);
+                        if comptime!(!grouped) {
+                            acc[t * rows + r] = dot_codes(word, four, acc[t * rows + r], native);
+                        } else {
+                            let sum = dot_codes(word, four, 0i32, native) - sum_of(four, native);
+                            acc[t * rows + r] += sum;
                         }
                     }
-                    // Groups are multiples of 32 columns, so a scale may change after every second word.
-                    if comptime!(grouped && q % 2 == 1) {
-                        let which =
-                            min_index((at * 64 + q * 16) / group as usize, scale_stride - 1);
+                }
+                // Groups are multiples of 32 columns, so a scale may change after every second word.
+                if comptime!(grouped && q % 2 == 1) {
+                    let which = min_index((at * 64 + q * 16) / group as usize, scale_stride - 1);
+                    #[unroll]
+                    for t in 0..tile {
+                        let row = min_index(first + t, d_out - 1);
+                        let factor = scale[row * scale_stride + which];
                         #[unroll]
-                        for t in 0..tile {
-                            let row = min_index(first + t, d_out - 1);
-                            let factor = scale[row * scale_stride + which];
-                            #[unroll]
-                            for r in 0..rows {
-                                scaled[t * rows + r] += f32::cast_from(acc[t * rows + r]) * factor;
-                                acc[t * rows + r] = 0i32;
-                            }
+                        for r in 0..rows {
+                            scaled[t * rows + r] += f32::cast_from(acc[t * rows + r]) * factor;
+                            acc[t * rows + r] = 0i32;
                         }
                     }
                 }
@@ -208,14 +247,13 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
             if comptime!(!grouped) {
                 let total = sum_of_lanes::<i32>(acc[at], plan);
                 if lane == 0 && row < d_out {
-                    let factor = scale[row * scale_stride];
                     y[r * d_out + row] =
-                        F::cast_from(descale(total - x_sum[r], x_scale[r]) * factor);
+                        F::cast_from(descale(total - x_sums[r], x_scales[r]) * factors[t]);
                 }
             } else {
                 let total = sum_of_lanes::<f32>(scaled[at], plan);
                 if lane == 0 && row < d_out {
-                    y[r * d_out + row] = F::cast_from(total / x_scale[r]);
+                    y[r * d_out + row] = F::cast_from(total / x_scales[r]);
                 }
             }
         }

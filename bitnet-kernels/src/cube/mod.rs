@@ -9,6 +9,8 @@ pub mod float;
 pub mod gemm;
 pub mod gemv;
 pub mod quantize;
+#[cfg(all(test, feature = "shader-text"))]
+mod shader_text;
 pub mod tensor_cores;
 pub mod ternarize;
 
@@ -43,6 +45,10 @@ pub struct Capabilities {
     pub plane: u32,
     /// Whether a plane multiplies int8 matrices of 16 x 8 x 32.
     pub int8_matrix: bool,
+    /// Whether packed 8-bit dot products are instructions. Elsewhere CubeCL would emulate them, slower than we do.
+    pub native_dot: bool,
+    /// Whether kernels may hold PTX: CUDA's C++ generator.
+    pub inline_ptx: bool,
     /// Multiprocessors; a guess where the runtime does not tell.
     pub processors: u32,
     /// Most units in a cube.
@@ -74,6 +80,15 @@ impl Capabilities {
                 0
             },
             int8_matrix: features.matmul.mma.contains(&matrix) && hardware.plane_size_min == 32,
+            // CubeCL does not tell. CUDA's C++ generator, the one with `__dp4a`, is the one with asynchronous copies;
+            // Vulkan drivers with int8 matrices have integer dot products.
+            native_dot: features.copy_async
+                || features
+                    .matmul
+                    .cmma
+                    .iter()
+                    .any(|matrix| matrix.a_type == int8),
+            inline_ptx: features.copy_async,
             processors: hardware.num_streaming_multiprocessors.unwrap_or(32),
             max_units: hardware.max_units_per_cube,
             shared_memory: hardware.max_shared_memory_size,

@@ -16,7 +16,8 @@ use crate::packing::words::words_per_row;
 /// Quantized rows on a device.
 #[derive(Debug, Clone)]
 pub struct Int8Rows {
-    /// `[rows, 4·words]` i32, four int8 each in column order; columns beyond `d_in` are 0.
+    /// `[rows, 4·words]` i32, four int8 each; columns beyond `d_in` are 0. The sixteen columns of weight word `w` lie at
+    /// [`place_of_word`]: units that read neighbouring 128-bit vectors of weights then read neighbouring activations.
     pub values: Handle,
     /// `s` of each row, f32.
     pub scale: Handle,
@@ -136,7 +137,8 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
             sum += q;
             word = word | ((u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32));
         }
-        values[row * quads + quad] = i32::cast_from(word);
+        let place = place_of_word(quad / 4, quads / 4) * 4 + quad % 4;
+        values[row * quads + place] = i32::cast_from(word);
         quad += units;
     }
     let mut partial = Shared::<[i32]>::new_slice(units);
@@ -156,6 +158,13 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
         scales[row] = scale;
         sums[row] = partial[0];
     }
+}
+
+/// Where the 128 bits of activations that meet weight word `word` lie in a row of `words`: first those of each vector's
+/// first word, then those of the second words, and so on.
+#[cube]
+pub(crate) fn place_of_word(word: usize, words: usize) -> usize {
+    (word % 4) * (words / 4) + word / 4
 }
 
 /// Columns `4·quad ..` of a row, widened to f32, 0 beyond `d_in`.

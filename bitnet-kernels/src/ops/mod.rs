@@ -9,9 +9,8 @@ mod tensor;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{Shape, Tensor};
 
-use crate::packing::words::words_per_row;
 use crate::{ActivationQuantizer, Granularity, WeightQuantizer};
 
 #[cfg(feature = "cube")]
@@ -95,7 +94,10 @@ pub trait TernaryOps: Backend {
 }
 
 #[cfg(feature = "cube")]
-use burn::backend::fusion::custom::TensorSpec;
+use {
+    crate::packing::words::words_per_row, burn::backend::fusion::custom::TensorSpec,
+    burn::tensor::DType,
+};
 
 /// Shape of `y`, from `x [.., d_in]` and `codes [d_out, words]`.
 pub(crate) fn forward_shape(x: &Shape, codes: &Shape) -> Shape {
@@ -174,6 +176,12 @@ pub fn ternary_linear_latent<const D: usize>(
         [weight.d_out(), spec.d_in],
         "latent weight and its quantized form differ in shape"
     );
+    // Its gradient arrives in the dtype of `x`; this cast brings it back to the dtype of the weight.
+    let latent = if latent.is_autodiff() {
+        latent.cast(x.dtype())
+    } else {
+        latent
+    };
     let (codes, scale) = weight.clone().into_parts();
     Tensor::from_dispatch(Dispatch::ternary_linear_latent(
         x.into_dispatch(),

@@ -1,11 +1,12 @@
-//! Every device of the enabled features that this machine has. An absent one is reported, not failed.
+//! Every device of the enabled features that this machine has. An absent one is reported, and fails only if the
+//! comma-separated list `BITNET_REQUIRE_DEVICES` names it.
 
 use std::sync::LazyLock;
 
 use burn::tensor::{Device, DeviceType};
 
 /// Name and device. Enumerated once: asking a driver takes longer than most tests.
-pub fn devices() -> Vec<(&'static str, Device)> {
+pub(crate) fn devices() -> Vec<(&'static str, Device)> {
     static DEVICES: LazyLock<Vec<(&'static str, Device)>> = LazyLock::new(enumerate);
     DEVICES.clone()
 }
@@ -29,6 +30,13 @@ fn enumerate() -> Vec<(&'static str, Device)> {
 fn add(found: &mut Vec<(&'static str, Device)>, name: &'static str, kind: DeviceType) {
     match Device::enumerate(kind).into_iter().next() {
         Some(device) => found.push((name, device)),
-        None => eprintln!("skipped: no {name} device on this machine"),
+        None => {
+            let required = std::env::var("BITNET_REQUIRE_DEVICES").unwrap_or_default();
+            assert!(
+                !required.split(',').any(|required| required == name),
+                "no {name} device"
+            );
+            eprintln!("skipped: no {name} device on this machine");
+        }
     }
 }

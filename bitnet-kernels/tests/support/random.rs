@@ -2,10 +2,10 @@
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -14,21 +14,21 @@ impl Random {
     }
 
     /// Uniform in -1..1.
-    pub fn float(&mut self) -> f32 {
+    pub(crate) fn float(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    pub fn floats(&mut self, count: usize) -> Vec<f32> {
+    pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.float()).collect()
     }
 
     /// -1, 0, 1.
-    pub fn trits(&mut self, count: usize) -> Vec<i8> {
+    pub(crate) fn trits(&mut self, count: usize) -> Vec<i8> {
         (0..count).map(|_| (self.next() % 3) as i8 - 1).collect()
     }
 
     /// Integers as floats, each row with a 127, so that int8 quantization returns them as they are with s = 1.
-    pub fn int8_rows(&mut self, rows: usize, d_in: usize) -> Vec<f32> {
+    pub(crate) fn int8_rows(&mut self, rows: usize, d_in: usize) -> Vec<f32> {
         let mut x: Vec<f32> = (0..rows * d_in)
             .map(|_| (self.next() % 255) as f32 - 127.0)
             .collect();

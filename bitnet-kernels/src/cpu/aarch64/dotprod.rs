@@ -111,7 +111,7 @@ fn pair_sums(
         for r in 0..ROWS {
             codes[r] = unpack(load_words(&words[r][v]));
         }
-        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+        for (t, token) in tokens.iter().enumerate() {
             let q = &blocks(token)[v];
             let mut acc = [vdupq_n_s32(0); ROWS];
             for r in 0..ROWS {
@@ -119,7 +119,7 @@ fn pair_sums(
                     acc[r] = dot(acc[r], codes[r][plane], load_bytes(&q[plane]));
                 }
             }
-            store_pairs(acc, &mut sums[v * LANES / 2..]);
+            store_pairs(acc, &mut sums[t * stride + v * LANES / 2..]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Kernels for 64-bit ARM, one instruction set per file.
 
-#![allow(unsafe_code)]
+// Tiles of vectors are indexed by token, row and plane alike; iterators would hide which is which.
+#![allow(unsafe_code, clippy::needless_range_loop)]
 
 mod dotprod;
 mod neon;
@@ -10,7 +11,7 @@ pub(super) use neon::Neon;
 
 use std::arch::aarch64::*;
 
-use super::ROWS;
+use crate::cpu::ROWS;
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
 /// Words in a vector: the alignment of rows, so there is never a tail.

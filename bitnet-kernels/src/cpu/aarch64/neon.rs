@@ -122,7 +122,7 @@ fn pair_sums(
         for r in 0..ROWS {
             codes[r] = unpack(load_words(&words[r][v]));
         }
-        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+        for (t, token) in tokens.iter().enumerate() {
             let q = &blocks(token)[v];
             let mut acc = [vdupq_n_s32(0); ROWS];
             for r in 0..ROWS {
@@ -135,7 +135,7 @@ fn pair_sums(
                 }
                 acc[r] = vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
             }
-            store_pairs(acc, &mut sums[v * LANES / 2..]);
+            store_pairs(acc, &mut sums[t * stride + v * LANES / 2..]);
         }
     }
 }

@@ -2,9 +2,8 @@
 //!
 //! Method: `maddubs` multiplies the codes 0, 1, 2 with the activations and adds pairs of products in 16 bits.
 //! A pair lies in -512..=508, so 64 of them, four planes of 16 vectors, stay in -32768..=32512 and never saturate; then
-//! they are widened to 32 bits. From two tokens on, the codes of such a span are unpacked once into a buffer of 8 KiB.
-
-#![allow(unsafe_code)]
+//! they are widened to 32 bits. Two rows by four tokens keep sixteen registers busy. Tried: codes unpacked once into a
+//! buffer for eight tokens, in tiles of four rows by two: no faster with many tokens, slower by 40% with two.
 
 use std::arch::x86_64::*;
 
@@ -12,11 +11,13 @@ use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
 const LANES: usize = 8;
-const TOKENS: usize = 8;
+const TOKENS: usize = 4;
 const BYTES: usize = 32;
 const PLANES: usize = 4;
 /// Activations beside one vector of words.
 type Block = [[i8; BYTES]; PLANES];
+/// Bytes ahead of the weights in use, as measured for AVX-512.
+const PREFETCH: usize = 4096;
 /// Vectors of words between two widenings.
 const SPAN: usize = 16;
 
@@ -50,9 +51,12 @@ impl Kernel for Avx2 {
         check_sums(LANES, words, tokens, sums);
         // SAFETY: the CPU has AVX2, because `self` exists.
         unsafe {
-            match tokens {
-                [token] => add_token(words, token, &mut sums[0]),
-                _ => add_tokens(words, tokens, sums),
+            match tokens.len() {
+                1 => add_token(words, tokens[0], &mut sums[0]),
+                2 => add_tokens::<2>(words, tokens, sums),
+                3 => add_tokens::<3>(words, tokens, sums),
+                4 => add_tokens::<4>(words, tokens, sums),
+                count => panic!("{count} tokens, expected 1 to {TOKENS}"),
             }
         }
     }
@@ -75,98 +79,88 @@ fn blocks(token: &[i8]) -> &[Block] {
     token.as_chunks::<BYTES>().0.as_chunks::<PLANES>().0
 }
 
-/// One token: the codes go from the words straight into the products.
+/// One token: a row after the other, so that weights are read from memory in their order.
 #[target_feature(enable = "avx2")]
 fn add_token(words: [&[u32]; ROWS], token: &[i8], sums: &mut [i32; ROWS]) {
-    let words = words.map(|row| row.as_chunks::<LANES>().0);
-    let token = blocks(token);
     let mask = _mm256_set1_epi32(CODE_MASK as i32);
     let mut acc = [_mm256_setzero_si256(); ROWS];
-    for start in (0..words[0].len()).step_by(SPAN) {
-        let len = SPAN.min(words[0].len() - start);
-        let words = words.map(|row| &row[start..][..len]);
-        let token = &token[start..][..len];
-        let mut pairs = [_mm256_setzero_si256(); ROWS];
-        for v in 0..len {
-            for r in 0..ROWS {
-                let mut packed = load_words(&words[r][v]);
+    for r in 0..ROWS {
+        let words = words[r].as_chunks::<LANES>().0;
+        for (words, q) in words.chunks(SPAN).zip(blocks(token).chunks(SPAN)) {
+            // An accumulator for each plane: products of one plane need not wait for those of another.
+            let mut pairs = [_mm256_setzero_si256(); PLANES];
+            for (words, q) in words.iter().zip(q) {
+                prefetch(words);
+                let mut packed = load_words(words);
                 for plane in 0..PLANES {
                     let codes = _mm256_and_si256(packed, mask);
-                    pairs[r] = _mm256_add_epi16(
-                        pairs[r],
-                        _mm256_maddubs_epi16(codes, load_bytes(&token[v][plane])),
+                    pairs[plane] = _mm256_add_epi16(
+                        pairs[plane],
+                        _mm256_maddubs_epi16(codes, load_bytes(&q[plane])),
                     );
                     packed = _mm256_srli_epi32::<2>(packed);
                 }
             }
-        }
-        for r in 0..ROWS {
-            acc[r] = _mm256_add_epi32(acc[r], widen(pairs[r]));
+            let [a, b, c, d] = pairs;
+            let pairs = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
+            acc[r] = _mm256_add_epi32(acc[r], widen(pairs));
         }
     }
-    let total = reduce(acc);
-    for r in 0..ROWS {
-        sums[r] += total[r];
-    }
+    add(sums, acc);
 }
 
-/// More tokens, two at a time: eight accumulators, the codes of four rows and an activation fit sixteen registers.
+/// More tokens with two rows at a time.
 #[target_feature(enable = "avx2")]
-fn add_tokens(words: [&[u32]; ROWS], tokens: &[&[i8]], sums: &mut [[i32; ROWS]]) {
-    let words = words.map(|row| row.as_chunks::<LANES>().0);
-    let mask = _mm256_set1_epi32(CODE_MASK as i32);
-    let mut codes = [[[_mm256_setzero_si256(); ROWS]; PLANES]; SPAN];
-    for start in (0..words[0].len()).step_by(SPAN) {
-        let len = SPAN.min(words[0].len() - start);
-        for (v, codes) in codes[..len].iter_mut().enumerate() {
-            for r in 0..ROWS {
-                let packed = load_words(&words[r][start + v]);
-                codes[0][r] = _mm256_and_si256(packed, mask);
-                codes[1][r] = _mm256_and_si256(_mm256_srli_epi32::<2>(packed), mask);
-                codes[2][r] = _mm256_and_si256(_mm256_srli_epi32::<4>(packed), mask);
-                codes[3][r] = _mm256_and_si256(_mm256_srli_epi32::<6>(packed), mask);
-            }
-        }
-        let codes = &codes[..len];
-        let span = |t: usize| &blocks(tokens[t])[start..][..len];
-        let mut t = 0;
-        while t + 2 <= tokens.len() {
-            add_span([span(t), span(t + 1)], codes, &mut sums[t..]);
-            t += 2;
-        }
-        if t < tokens.len() {
-            add_span([span(t)], codes, &mut sums[t..]);
-        }
-    }
-}
-
-/// Products of unpacked codes with T tokens.
-#[target_feature(enable = "avx2")]
-fn add_span<const T: usize>(
-    tokens: [&[Block]; T],
-    codes: &[[[__m256i; ROWS]; PLANES]],
+fn add_tokens<const T: usize>(
+    [a, b, c, d]: [&[u32]; ROWS],
+    tokens: &[&[i8]],
     sums: &mut [[i32; ROWS]],
 ) {
-    let tokens = tokens.map(|token| &token[..codes.len()]);
-    let mut pairs = [[_mm256_setzero_si256(); ROWS]; T];
-    for (v, codes) in codes.iter().enumerate() {
-        for plane in 0..PLANES {
-            for t in 0..T {
-                let q = load_bytes(&tokens[t][v][plane]);
-                for r in 0..ROWS {
-                    pairs[t][r] =
-                        _mm256_add_epi16(pairs[t][r], _mm256_maddubs_epi16(codes[plane][r], q));
+    let ab = products::<T>([a, b], tokens);
+    let cd = products::<T>([c, d], tokens);
+    for t in 0..T {
+        add(&mut sums[t], [ab[t][0], ab[t][1], cd[t][0], cd[t][1]]);
+    }
+}
+
+/// Products of two rows and T tokens, summed up to eight lanes each.
+#[target_feature(enable = "avx2")]
+fn products<const T: usize>(words: [&[u32]; 2], tokens: &[&[i8]]) -> [[__m256i; 2]; T] {
+    let vectors = words[0].len() / LANES;
+    let words = words.map(|row| &row.as_chunks::<LANES>().0[..vectors]);
+    let tokens: [&[Block]; T] = std::array::from_fn(|t| &blocks(tokens[t])[..vectors]);
+    let mask = _mm256_set1_epi32(CODE_MASK as i32);
+    let mut acc = [[_mm256_setzero_si256(); 2]; T];
+    for start in (0..vectors).step_by(SPAN) {
+        let mut pairs = [[_mm256_setzero_si256(); 2]; T];
+        for v in start..vectors.min(start + SPAN) {
+            let mut packed = [mask; 2];
+            for r in 0..2 {
+                prefetch(&words[r][v]);
+                packed[r] = load_words(&words[r][v]);
+            }
+            for plane in 0..PLANES {
+                let mut codes = packed;
+                for r in 0..2 {
+                    codes[r] = _mm256_and_si256(packed[r], mask);
+                    packed[r] = _mm256_srli_epi32::<2>(packed[r]);
+                }
+                for t in 0..T {
+                    let q = load_bytes(&tokens[t][v][plane]);
+                    for r in 0..2 {
+                        pairs[t][r] =
+                            _mm256_add_epi16(pairs[t][r], _mm256_maddubs_epi16(codes[r], q));
+                    }
                 }
             }
         }
-    }
-    for (sums, pairs) in sums.iter_mut().zip(pairs) {
-        let [a, b, c, d] = pairs;
-        let total = reduce([widen(a), widen(b), widen(c), widen(d)]);
-        for r in 0..ROWS {
-            sums[r] += total[r];
+        for t in 0..T {
+            for r in 0..2 {
+                acc[t][r] = _mm256_add_epi32(acc[t][r], widen(pairs[t][r]));
+            }
         }
     }
+    acc
 }
 
 #[target_feature(enable = "avx2")]
@@ -182,13 +176,14 @@ fn pair_sums(
     for v in 0..vectors {
         let mut codes = [[mask; PLANES]; ROWS];
         for r in 0..ROWS {
+            prefetch(&words[r][v]);
             let mut packed = load_words(&words[r][v]);
             for plane in 0..PLANES {
                 codes[r][plane] = _mm256_and_si256(packed, mask);
                 packed = _mm256_srli_epi32::<2>(packed);
             }
         }
-        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+        for (t, token) in tokens.iter().enumerate() {
             let q = &blocks(token)[v];
             let mut acc = [_mm256_setzero_si256(); ROWS];
             for plane in 0..PLANES {
@@ -203,9 +198,8 @@ fn pair_sums(
             let cd = _mm256_castsi256_ps(_mm256_hadd_epi32(widen(c), widen(d)));
             let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(ab, cd));
             let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(ab, cd));
-            let (sums, _) = sums[v * LANES / 2..]
-                .as_flattened_mut()
-                .as_chunks_mut::<LANES>();
+            let sums = &mut sums[t * stride + v * LANES / 2..][..LANES / 2];
+            let (sums, _) = sums.as_flattened_mut().as_chunks_mut::<LANES>();
             store(&mut sums[0], _mm256_permute2x128_si256::<0x20>(even, odd));
             store(&mut sums[1], _mm256_permute2x128_si256::<0x31>(even, odd));
         }
@@ -216,6 +210,14 @@ fn pair_sums(
 #[target_feature(enable = "avx2")]
 fn widen(pairs: __m256i) -> __m256i {
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+#[target_feature(enable = "avx2")]
+fn add(sums: &mut [i32; ROWS], acc: [__m256i; ROWS]) {
+    let total = reduce(acc);
+    for r in 0..ROWS {
+        sums[r] += total[r];
+    }
 }
 
 /// The sum over the lanes of each of four vectors.
@@ -230,6 +232,12 @@ fn reduce([a, b, c, d]: [__m256i; ROWS]) -> [i32; ROWS] {
     // SAFETY: four i32 take the 16 bytes that are written; the instruction takes any alignment.
     unsafe { _mm_storeu_si128(sums.as_mut_ptr().cast(), total) };
     sums
+}
+
+/// Asks for the weights that come after these. An address beyond them is no fault.
+#[target_feature(enable = "avx2")]
+fn prefetch(words: &[u32; LANES]) {
+    _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_byte_add(PREFETCH).cast());
 }
 
 #[target_feature(enable = "avx2")]

@@ -1,10 +1,8 @@
 //! Ternary × int8 sums with AVX-512 and its dot products (VNNI).
 //!
 //! Method: `vpdpbusd` multiplies the codes 0, 1, 2 with the activations and adds four products to each 32-bit lane.
-//! Codes are unpacked in registers, a shift and an AND for 64 of them; with six tokens that hides behind the products.
+//! Codes are unpacked in registers, a shift and an AND for 64 of them; with five tokens that hides behind the products.
 //! Sums are exact: nothing saturates, since `vpdpbusd` accumulates in 32 bits.
-
-#![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
@@ -15,6 +13,8 @@ const LANES: usize = 16;
 const TOKENS: usize = 5;
 const BYTES: usize = 64;
 const PLANES: usize = 4;
+/// Bytes ahead of the weights in use: 28 instead of 13 GB/s on one Zen 5 core, against a plain read of 33; 1024 gives 24.
+const PREFETCH: usize = 4096;
 /// Activations beside one vector of words.
 type Block = [[i8; BYTES]; PLANES];
 
@@ -52,12 +52,11 @@ impl Kernel for Avx512Vnni {
         // SAFETY: the CPU has the features of these functions, because `self` exists.
         unsafe {
             match tokens.len() {
-                1 => add_sums::<1>(vectors, words, tokens, sums),
+                1 => add_token(words, tokens[0], &mut sums[0]),
                 2 => add_sums::<2>(vectors, words, tokens, sums),
                 3 => add_sums::<3>(vectors, words, tokens, sums),
                 4 => add_sums::<4>(vectors, words, tokens, sums),
                 5 => add_sums::<5>(vectors, words, tokens, sums),
-                6 => add_sums::<6>(vectors, words, tokens, sums),
                 count => panic!("{count} tokens, expected 1 to {TOKENS}"),
             }
         }
@@ -74,6 +73,29 @@ impl Kernel for Avx512Vnni {
         // SAFETY: the CPU has the features of this function, because `self` exists.
         unsafe { pair_sums(vectors, words, tokens, sums, stride) }
     }
+}
+
+/// One token: a row after the other, so that weights are read from memory in their order.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_token(words: [&[u32]; ROWS], token: &[i8], sums: &mut [i32; ROWS]) {
+    let mask = _mm512_set1_epi32(CODE_MASK as i32);
+    let mut acc = [mask; ROWS];
+    for r in 0..ROWS {
+        // An accumulator for each plane: products of one plane need not wait for those of another.
+        let mut planes = [_mm512_setzero_si512(); PLANES];
+        for (words, q) in words[r].as_chunks::<LANES>().0.iter().zip(blocks(token)) {
+            prefetch(words);
+            let mut packed = load_words(words);
+            for plane in 0..PLANES {
+                let codes = _mm512_and_si512(packed, mask);
+                planes[plane] = _mm512_dpbusd_epi32(planes[plane], codes, load_bytes(&q[plane]));
+                packed = _mm512_srli_epi32::<2>(packed);
+            }
+        }
+        let [a, b, c, d] = planes;
+        acc[r] = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+    }
+    add(sums, acc);
 }
 
 /// The activations of a token, a block for each vector of words.
@@ -95,6 +117,7 @@ fn add_sums<const T: usize>(
     for v in 0..vectors {
         let mut packed = [_mm512_setzero_si512(); ROWS];
         for r in 0..ROWS {
+            prefetch(&words[r][v]);
             packed[r] = load_words(&words[r][v]);
         }
         for plane in 0..PLANES {
@@ -112,10 +135,7 @@ fn add_sums<const T: usize>(
         }
     }
     for (sums, acc) in sums.iter_mut().zip(acc) {
-        let total = reduce(acc);
-        for r in 0..ROWS {
-            sums[r] += total[r];
-        }
+        add(sums, acc);
     }
 }
 
@@ -132,13 +152,14 @@ fn pair_sums(
     for v in 0..vectors {
         let mut codes = [[mask; PLANES]; ROWS];
         for r in 0..ROWS {
+            prefetch(&words[r][v]);
             let mut packed = load_words(&words[r][v]);
             for plane in 0..PLANES {
                 codes[r][plane] = _mm512_and_si512(packed, mask);
                 packed = _mm512_srli_epi32::<2>(packed);
             }
         }
-        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+        for (t, token) in tokens.iter().enumerate() {
             let q = &blocks(token)[v];
             let mut acc = [_mm512_setzero_si512(); ROWS];
             for plane in 0..PLANES {
@@ -153,9 +174,8 @@ fn pair_sums(
                 _mm512_permutex2var_epi64(even, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), odd);
             let second =
                 _mm512_permutex2var_epi64(even, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), odd);
-            let (sums, _) = sums[v * LANES / 2..]
-                .as_flattened_mut()
-                .as_chunks_mut::<LANES>();
+            let sums = &mut sums[t * stride + v * LANES / 2..][..LANES / 2];
+            let (sums, _) = sums.as_flattened_mut().as_chunks_mut::<LANES>();
             store(&mut sums[0], first);
             store(&mut sums[1], second);
         }
@@ -176,6 +196,14 @@ fn pairs([a, b, c, d]: [__m512i; ROWS]) -> (__m512i, __m512i) {
         _mm512_unpackhi_epi64(ab_high, cd_high),
     );
     (even, odd)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn add(sums: &mut [i32; ROWS], acc: [__m512i; ROWS]) {
+    let total = reduce(acc);
+    for r in 0..ROWS {
+        sums[r] += total[r];
+    }
 }
 
 /// The sum over the lanes of each of four vectors.
@@ -200,6 +228,12 @@ fn reduce(acc: [__m512i; ROWS]) -> [i32; ROWS] {
     // SAFETY: four i32 take the 16 bytes that are written; the instruction takes any alignment.
     unsafe { _mm_storeu_si128(sums.as_mut_ptr().cast(), total) };
     sums
+}
+
+/// Asks for the weights that come after these. An address beyond them is no fault.
+#[target_feature(enable = "avx512f")]
+fn prefetch(words: &[u32; LANES]) {
+    _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_byte_add(PREFETCH).cast());
 }
 
 #[target_feature(enable = "avx512f")]

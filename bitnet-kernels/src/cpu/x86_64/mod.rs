@@ -1,5 +1,8 @@
 //! Kernels for x86-64, one instruction set per file.
 
+// Tiles of vectors are indexed by token, row and plane alike; iterators would hide which is which.
+#![allow(unsafe_code, clippy::needless_range_loop)]
+
 mod avx2;
 mod avx512;
 

@@ -1,0 +1,384 @@
+//! GPU kernels on cold weights inside a captured graph: each result is checked before it is timed.
+//!
+//! `cargo bench -p bitnet-kernels --features cuda --bench kernels_gpu [-- --sweep] [-- --csv]`
+//! Weights rotate over more than 512 MB, so no launch finds its own in a cache. A time is the median over replays of one
+//! graph, divided by its launches; activations are quantized beforehand (`quantize` has its own row).
+
+#![allow(
+    unsafe_code,
+    reason = "replaying a graph is unsafe: its buffers must be alive"
+)]
+
+use std::time::Instant;
+
+use bitnet_kernels::cube::{
+    Capabilities, Operands, Problem, gemv, quantize, routine, tensor_cores,
+};
+use bitnet_kernels::quantize::absmax_int8;
+use bitnet_kernels::{Granularity, PackedTernary, Scale};
+use burn::backend::DispatchDevice;
+use burn::tensor::{Device, DeviceType};
+use cubecl::client::Client;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::CubeElement;
+use cubecl::server::Handle;
+
+/// Bytes of weights that a measurement rotates over.
+const COLD: usize = 544 << 20;
+/// (d_out, d_in): the four launches of a 2B4T layer (q, k and v fused, gate and up fused).
+const LAYER_2B4T: &[(usize, usize)] = &[(3840, 2560), (2560, 2560), (13824, 2560), (2560, 6912)];
+/// The same of the 3B model.
+const LAYER_3B: &[(usize, usize)] = &[(4800, 3200), (3200, 3200), (20480, 3200), (3200, 10240)];
+
+struct Bench {
+    client: Client,
+    device: Device,
+    capabilities: Capabilities,
+    sweep: bool,
+    csv: bool,
+}
+
+/// Weights of one shape, many copies, and the trits to check against.
+struct Weights {
+    trits: Vec<i8>,
+    copies: Vec<Handle>,
+    scale: Handle,
+    bytes: usize,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let flag = |name: &str| arguments.iter().any(|argument| argument == name);
+    let device = [
+        #[cfg(feature = "cuda")]
+        DeviceType::Cuda,
+        #[cfg(feature = "rocm")]
+        DeviceType::Rocm,
+        #[cfg(feature = "wgpu")]
+        DeviceType::Wgpu,
+    ]
+    .into_iter()
+    .find_map(|kind| Device::enumerate(kind).into_iter().next());
+    let Some(device) = device else {
+        eprintln!("no GPU device: nothing to measure");
+        return;
+    };
+    let DispatchDevice::Cube(cube) = device.as_dispatch() else {
+        unreachable!("asked for a GPU")
+    };
+    let client = cube.client();
+    let capabilities = Capabilities::of(&client);
+    println!("# {device:?} {capabilities:?}");
+    let bench = Bench {
+        client,
+        device,
+        capabilities,
+        sweep: flag("--sweep"),
+        csv: flag("--csv"),
+    };
+    if bench.csv {
+        println!("routine,d_out,d_in,rows,plan,us,gb_per_s,tera_ops");
+    }
+    if !flag("--gemm") {
+        bench.all_gemv();
+    }
+    if !flag("--gemv") {
+        for rows in [512, 2048] {
+            for &shape in LAYER_2B4T {
+                bench.gemm(shape, rows);
+            }
+        }
+        for rows in [1, 512] {
+            bench.quantize(rows, 2560);
+        }
+    }
+}
+
+impl Bench {
+    fn all_gemv(&self) {
+        // A sweep compiles dozens of kernels for each shape: the 2B4T layer is enough.
+        let layers = if self.sweep {
+            &[LAYER_2B4T][..]
+        } else {
+            &[LAYER_2B4T, LAYER_3B][..]
+        };
+        for layer in layers {
+            let sum: f64 = layer.iter().map(|&shape| self.gemv(shape, 1)).sum();
+            println!("# one row, sum of the layer's four shapes: {sum:.2} us");
+        }
+        let more_rows = if self.sweep { &[4][..] } else { &[2, 4, 8][..] };
+        for &rows in more_rows {
+            let sum: f64 = LAYER_2B4T.iter().map(|&shape| self.gemv(shape, rows)).sum();
+            println!("# {rows} rows, sum of the layer's four shapes: {sum:.2} us");
+        }
+    }
+
+    fn weights(&self, d_out: usize, d_in: usize) -> Weights {
+        let mut state = 7u64;
+        let trits: Vec<i8> = (0..d_out * d_in)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                ((state >> 33) % 3) as i8 - 1
+            })
+            .collect();
+        let packed =
+            PackedTernary::from_trits(&trits, Scale::Tensor(1.0), d_out, d_in).expect("trits");
+        let bytes = packed.words().len() * 4;
+        let copies = (COLD.div_ceil(bytes)).max(8);
+        let copies =
+            (0..copies).map(|_| self.client.create_from_slice(u32::as_bytes(packed.words())));
+        let copies = copies.collect();
+        Weights {
+            trits,
+            copies,
+            scale: self.client.create_from_slice(f32::as_bytes(&[1.0])),
+            bytes,
+        }
+    }
+
+    fn operands(
+        &self,
+        problem: &Problem,
+        codes: &Handle,
+        weights: &Weights,
+    ) -> (Operands, Vec<i8>) {
+        let mut state = 3u64;
+        let mut x: Vec<f32> = (0..problem.rows * problem.d_in)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                ((state >> 33) % 255) as f32 - 127.0
+            })
+            .collect();
+        x.chunks_exact_mut(problem.d_in)
+            .for_each(|row| row[0] = 127.0);
+        let q = absmax_int8(&x, problem.d_in).values;
+        let x = self.client.create_from_slice(f32::as_bytes(&x));
+        let f32 = ElemType::Float(FloatKind::F32);
+        let x = quantize::quantize(
+            &self.client,
+            &self.capabilities,
+            x,
+            problem.rows,
+            problem.d_in,
+            f32,
+        );
+        let y = self.client.empty(problem.rows * problem.d_out * 4);
+        (
+            Operands {
+                x,
+                codes: codes.clone(),
+                scale: weights.scale.clone(),
+                y,
+            },
+            q,
+        )
+    }
+
+    /// Compares a sample of the outputs with plain sums.
+    fn check(&self, problem: &Problem, y: &Handle, q: &[i8], trits: &[i8]) -> bool {
+        let y = self.client.read_one_unchecked(y.clone());
+        let y = f32::from_bytes(&y);
+        let rows = (0..problem.rows)
+            .step_by((problem.rows / 7).max(1))
+            .chain([problem.rows - 1]);
+        rows.into_iter().all(|row| {
+            (0..problem.d_out)
+                .step_by(53)
+                .chain([problem.d_out - 1])
+                .all(|out| {
+                    let q = &q[row * problem.d_in..][..problem.d_in];
+                    let trits = &trits[out * problem.d_in..][..problem.d_in];
+                    let sum: i32 = q
+                        .iter()
+                        .zip(trits)
+                        .map(|(&q, &t)| i32::from(q) * i32::from(t))
+                        .sum();
+                    y[row * problem.d_out + out] == sum as f32
+                })
+        })
+    }
+
+    /// Median time of one launch in microseconds, over replays of a graph of `launches`.
+    fn time(&self, launches: usize, mut run: impl FnMut(usize)) -> f64 {
+        self.client.graph_prepare().expect("graphs");
+        for _ in 0..2 {
+            (0..launches).for_each(&mut run);
+            self.device.sync().expect("synchronized");
+        }
+        self.client.start_capture().expect("capture starts");
+        (0..launches).for_each(&mut run);
+        let graph = self.client.stop_capture().expect("capture ends");
+        let mut times: Vec<f64> = (0..9)
+            .map(|_| {
+                self.device.sync().expect("synchronized");
+                let start = Instant::now();
+                for _ in 0..3 {
+                    // SAFETY: every buffer of the captured launches is alive: `run` borrows them.
+                    unsafe { graph.replay().expect("replayed") };
+                }
+                self.device.sync().expect("synchronized");
+                start.elapsed().as_secs_f64() * 1e6 / (3 * launches) as f64
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    }
+
+    fn report(&self, name: &str, problem: &Problem, plan: &str, bytes: usize, us: f64) {
+        let Problem {
+            rows, d_out, d_in, ..
+        } = *problem;
+        let gb = bytes as f64 / us / 1e3;
+        let tops = 2.0 * (rows * d_out * d_in) as f64 / us / 1e6;
+        if self.csv {
+            println!("{name},{d_out},{d_in},{rows},\"{plan}\",{us:.2},{gb:.0},{tops:.1}");
+        } else {
+            println!(
+                "{name:>12} {d_out:>6} x {d_in:<6} rows {rows:<5} {us:8.2} us {gb:6.0} GB/s {tops:7.1} TOP/s  {plan}"
+            );
+        }
+    }
+
+    fn gemv(&self, (d_out, d_in): (usize, usize), rows: usize) -> f64 {
+        let problem = self.problem(rows, d_out, d_in);
+        let weights = self.weights(d_out, d_in);
+        let best = gemv::blueprint(&problem, &self.capabilities).expect("at most 8 rows");
+        let mut plans = vec![best];
+        if self.sweep {
+            let vectors = problem.words() / 4;
+            for lanes in [8, 16, 32] {
+                for tile in [1, 2, 4] {
+                    for units in [32, 64, 128, 256] {
+                        let depth = vectors.div_ceil(lanes);
+                        if depth * tile > 20 || tile * rows > 32 {
+                            continue;
+                        }
+                        let even = vectors.is_multiple_of(lanes * depth);
+                        plans.push(gemv::Blueprint {
+                            lanes,
+                            tile,
+                            slots: units / lanes,
+                            depth,
+                            even,
+                            ..best
+                        });
+                    }
+                }
+            }
+            plans.dedup();
+        }
+        let mut results: Vec<_> = plans
+            .iter()
+            .map(|plan| {
+                let (operands, q) = self.operands(&problem, &weights.copies[0], &weights);
+                gemv::launch(&self.client, &problem, plan, &operands);
+                assert!(
+                    self.check(&problem, &operands.y, &q, &weights.trits),
+                    "wrong result: {plan:?}"
+                );
+                let us = self.time(weights.copies.len(), |i| {
+                    let operands = Operands {
+                        codes: weights.copies[i].clone(),
+                        ..operands.clone()
+                    };
+                    gemv::launch(&self.client, &problem, plan, &operands);
+                });
+                (us, plan)
+            })
+            .collect();
+        let default = results[0].0;
+        results[1..].sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (us, plan) in results.iter().take(6) {
+            let plan = format!(
+                "lanes {} tile {} slots {} depth {}",
+                plan.lanes, plan.tile, plan.slots, plan.depth
+            );
+            self.report("gemv", &problem, &plan, weights.bytes, *us);
+        }
+        default
+    }
+
+    fn gemm(&self, (d_out, d_in): (usize, usize), rows: usize) {
+        let problem = self.problem(rows, d_out, d_in);
+        let weights = self.weights(d_out, d_in);
+        let (operands, q) = self.operands(&problem, &weights.copies[0], &weights);
+        // A quarter of the copies suffices: the outputs alone exceed the cache.
+        let copies = weights.copies.len().min(64);
+        let best = tensor_cores::blueprint(&problem, &self.capabilities);
+        let Ok(best) = best else {
+            let routine = routine(&problem, &self.capabilities);
+            (routine.launch)(&self.client, &problem, &self.capabilities, &operands);
+            assert!(
+                self.check(&problem, &operands.y, &q, &weights.trits),
+                "wrong result: {}",
+                routine.name
+            );
+            let us = self.time(copies.min(8), |i| {
+                let operands = Operands {
+                    codes: weights.copies[i].clone(),
+                    ..operands.clone()
+                };
+                (routine.launch)(&self.client, &problem, &self.capabilities, &operands);
+            });
+            return self.report(routine.name, &problem, "", weights.bytes, us);
+        };
+        let mut plans = vec![best];
+        if self.sweep {
+            plans.extend(tensor_cores::TILES.iter().map(|&(planes, fragments)| {
+                tensor_cores::Blueprint {
+                    planes,
+                    fragments,
+                    ..best
+                }
+            }));
+        }
+        for plan in &plans {
+            tensor_cores::launch(&self.client, &problem, plan, &operands);
+            assert!(
+                self.check(&problem, &operands.y, &q, &weights.trits),
+                "wrong result: {plan:?}"
+            );
+            let us = self.time(copies, |i| {
+                let operands = Operands {
+                    codes: weights.copies[i].clone(),
+                    ..operands.clone()
+                };
+                tensor_cores::launch(&self.client, &problem, plan, &operands);
+            });
+            let plan = format!("planes {:?} fragments {:?}", plan.planes, plan.fragments);
+            self.report("tensor-cores", &problem, &plan, weights.bytes, us);
+        }
+    }
+
+    fn quantize(&self, rows: usize, d_in: usize) {
+        let x = self
+            .client
+            .create_from_slice(f32::as_bytes(&vec![0.5f32; rows * d_in]));
+        let f32 = ElemType::Float(FloatKind::F32);
+        let us = self.time(64, |_| {
+            quantize::quantize(&self.client, &self.capabilities, x.clone(), rows, d_in, f32);
+        });
+        self.report(
+            "quantize",
+            &self.problem(rows, 0, d_in),
+            "",
+            rows * d_in * 5,
+            us,
+        );
+    }
+
+    fn problem(&self, rows: usize, d_out: usize, d_in: usize) -> Problem {
+        let output = ElemType::Float(FloatKind::F32);
+        Problem {
+            rows,
+            d_out,
+            d_in,
+            granularity: Granularity::Tensor,
+            output,
+        }
+    }
+}
