@@ -41,11 +41,14 @@ fn waves(count: usize, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
     let phase = random(Distribution::Uniform(0.0, TAU));
     let time = Tensor::arange(0..SAMPLES as i64, device).float() / SAMPLES as f64;
     let wave = ((class.clone() + 1.0) * time.unsqueeze::<2>() * TAU + phase).sin();
-    let noise = wave.random_like(Distribution::Normal(0.0, 0.5));
+    let noise = wave.random_like(Distribution::Normal(0.0, 1.0));
     (wave + noise, class.squeeze_dim::<1>(1).int())
 }
 
 fn main() {
+    #[cfg(feature = "flex")]
+    let device = Device::flex();
+    #[cfg(not(feature = "flex"))]
     let device = Device::default();
     device.seed(42);
     let training = device.clone().autodiff();
@@ -64,13 +67,13 @@ fn main() {
             println!("step {step}: loss {:.3}", loss.clone().into_scalar::<f64>());
         }
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        model = optimizer.step(1e-2, model, gradients);
+        model = optimizer.step(3e-3, model, gradients);
     }
 
     let test = waves(10_000, &device);
-    let Classifier { hidden, output } = model.valid();
-    let (packed_hidden, packed_output) = (hidden.clone().pack(), output.clone().pack());
-    Classifier { hidden, output }.report("latent", test.clone());
-    let (hidden, output) = (packed_hidden, packed_output);
-    Classifier { hidden, output }.report("packed", test);
+    let mut model = model.valid();
+    model.report("latent", test.clone());
+    model.hidden = model.hidden.pack();
+    model.output = model.output.pack();
+    model.report("packed", test);
 }

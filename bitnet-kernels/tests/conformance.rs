@@ -95,13 +95,27 @@ fn scales(random: &mut Random, granularity: Granularity, d_out: usize, d_in: usi
     )
 }
 
-/// f32 sums of `terms` products of size `magnitude`, in another order: relative error of a few units in the last place.
+/// f32 sums in another order: relative error of a few units in the last place.
 fn close(what: &str, found: &[f32], expected: &[f32]) {
+    close_within(1e-5, what, found, expected);
+}
+
+/// Where Burn's own f32 products are one side: on CUDA they run in TF32, with ten bits of mantissa.
+fn close_to_burn(device: &str, what: &str, found: &[f32], expected: &[f32]) {
+    close_within(
+        if device == "cuda" { 2e-3 } else { 1e-5 },
+        what,
+        found,
+        expected,
+    );
+}
+
+fn close_within(tolerance: f32, what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}: length");
     let magnitude = expected.iter().fold(1e-6f32, |m, e| m.max(e.abs()));
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
         assert!(
-            (f - e).abs() <= 1e-5 * magnitude,
+            (f - e).abs() <= tolerance * magnitude,
             "{what}: element {i} is {f}, expected {e}"
         );
     }
@@ -459,12 +473,14 @@ fn latent_weights_get_the_straight_through_gradient() {
             let plain = (plain * floats(&dy, [2, rows / 2, d_out], &device))
                 .sum()
                 .backward();
-            close(
+            close_to_burn(
+                name,
                 &format!("{name}: dx"),
                 &values(x.grad(&grads).unwrap()),
                 &values(x.grad(&plain).unwrap()),
             );
-            close(
+            close_to_burn(
+                name,
                 &format!("{name}: dW"),
                 &values(w.grad(&grads).unwrap()),
                 &values(w.grad(&plain).unwrap()),
@@ -568,7 +584,8 @@ fn default_bodies_agree_with_the_kernels() {
                 let dy_tensor = floats(&dy, [rows, d_out], &device).into_dispatch();
                 let dx = defaults::ternary_linear_dx::<Dispatch>(dy_tensor, codes, scale, spec);
                 let ones = Scale::Tensor(1.0);
-                close(
+                close_to_burn(
+                    name,
                     &what,
                     &values(Tensor::<2>::from_dispatch(dx)),
                     &reference::ternary_linear_dx(&dy, &trits, &ones, d_in),

@@ -45,7 +45,6 @@ fn integer_sums_of_every_routine_equal_the_oracle() {
             let x = random.int8_rows(rows, d_in);
             let (q, _) = reference::quantize(&x, d_in);
             let x = client.create_from_slice(f32::as_bytes(&x));
-            let x = quantize::quantize(&client, &capabilities, x, rows, d_in, F32);
             let granularities = [
                 Granularity::Tensor,
                 Granularity::Row,
@@ -71,8 +70,17 @@ fn integer_sums_of_every_routine_equal_the_oracle() {
                     if (routine.refuses)(&problem, &capabilities).is_some() {
                         continue;
                     }
+                    let dims = (rows, d_in);
+                    let x = quantize::quantize(
+                        &client,
+                        &capabilities,
+                        x.clone(),
+                        dims,
+                        F32,
+                        routine.layout,
+                    );
                     let operands = Operands {
-                        x: x.clone(),
+                        x,
                         codes: client.create_from_slice(u32::as_bytes(packed.words())),
                         scale: client.create_from_slice(f32::as_bytes(packed.scale().values())),
                         y: client.create_from_slice(f32::as_bytes(&vec![f32::NAN; rows * d_out])),
@@ -99,7 +107,6 @@ fn capable() -> Capabilities {
         plane: 32,
         int8_matrix: true,
         native_dot: true,
-        inline_ptx: true,
         processors: 132,
         max_units: 1024,
         shared_memory: 227 << 10,

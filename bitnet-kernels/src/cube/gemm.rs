@@ -8,11 +8,13 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::arithmetic::{descale, dot_codes, sum_of};
+use super::quantize::Layout;
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer};
 
 /// See the module.
 pub const ROUTINE: Routine = Routine {
     name: "gemm",
+    layout: Layout::Rows,
     refuses: |problem, device| blueprint(problem, device).err(),
     launch: |client, problem, device, operands| {
         let blueprint = blueprint(problem, device).expect("a refused problem is not launched");
@@ -82,7 +84,7 @@ pub fn launch(client: &Client, problem: &Problem, plan: &Blueprint, operands: &O
 #[cube(launch)]
 pub(crate) fn ternary_gemm<F: Float, V: Size>(
     codes: &[Vector<u32, V>], // [d_out, vectors]
-    x: &[Vector<i32, V>],     // [rows, 4, vectors]
+    x: &[Vector<i32, V>],     // [rows, 4·vectors]
     x_scale: &[f32],          // [rows]
     x_sum: &[i32],            // [rows]
     scale: &[f32],
@@ -122,7 +124,7 @@ pub(crate) fn ternary_gemm<F: Float, V: Size>(
         for i in 0..comptime!(4 * TILE / side) {
             let at = unit + i * side * side;
             let row = last_of(first_row + at / 4, rows);
-            staged_x[(at / 4) * STRIDE + at % 4] = x[(row * 4 + at % 4) * vectors + vector];
+            staged_x[(at / 4) * STRIDE + at % 4] = x[(row * vectors + vector) * 4 + at % 4];
         }
         if unit < span {
             let row = last_of(first_out + unit, d_out);

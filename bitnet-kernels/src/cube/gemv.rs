@@ -8,11 +8,13 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::arithmetic::{descale, dot_codes, sum_of};
+use super::quantize::Layout;
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer, cube_count};
 
 /// See the module.
 pub const ROUTINE: Routine = Routine {
     name: "gemv",
+    layout: Layout::Planes,
     refuses: |problem, device| blueprint(problem, device).err(),
     launch: |client, problem, device, operands| {
         let blueprint = blueprint(problem, device).expect("a refused problem is not launched");
@@ -64,15 +66,13 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
     } else {
         32
     };
-    // The fewest wasted loads, and among these few enough per unit to keep them all in flight.
-    let wasted = |lanes: usize| {
-        let loads = vectors.div_ceil(lanes);
-        (loads * lanes - vectors) * 64 / vectors + loads / 8
-    };
     // Emulated dot products are long: one shape and short bodies keep the run-time compiler quick.
     let (lanes, depth) = if device.native_dot {
-        let fitting = [8, 16, 32, 4].into_iter().filter(|&lanes| lanes <= widest);
-        let lanes = fitting.min_by_key(|&lanes| wasted(lanes)).unwrap_or(1);
+        // At most four loads in flight per unit: more lanes beat more loads on an H200, see benches/record.
+        let lanes = [8, 16, 32]
+            .into_iter()
+            .find(|&lanes| vectors.div_ceil(lanes) <= 4);
+        let lanes = lanes.unwrap_or(32).min(widest);
         (
             lanes,
             vectors
@@ -82,12 +82,26 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
     } else {
         (16.min(widest), 1)
     };
-    let tile = 1;
+    // One plane per cube spreads best while a processor can hold its share of the cubes. Beyond, a unit takes two rows,
+    // and each vector of activations that it loads serves both.
+    let room = 24 * device.processors as usize;
+    let mut units = 32.max(lanes);
+    let tile = if device.native_dot && problem.d_out * lanes / units > room {
+        2
+    } else {
+        1
+    };
+    while problem.d_out.div_ceil(tile) * lanes / units > room {
+        units *= 2;
+    }
+    let slots = (units / lanes)
+        .min(device.max_units as usize / lanes)
+        .min(32);
     Ok(Blueprint {
         rows: problem.rows,
         lanes,
         tile,
-        slots: (64 / lanes).max(1),
+        slots,
         depth,
         even: vectors.is_multiple_of(lanes * depth),
         shuffle: device.plane > 0,
@@ -191,6 +205,24 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
                 loaded[step * tile + t] = codes[row * vectors + at];
             }
         }
+        // Activations of a single row fit the registers: ask for them before the first weight arrives.
+        let ahead = comptime!(rows == 1 && depth <= 8 && native);
+        let mut fours = Array::<Vector<i32, V>>::new(comptime!(if ahead { 4 * depth } else { 1 }));
+        if comptime!(ahead) {
+            #[unroll]
+            for step in 0..depth {
+                let at = start + step * lanes;
+                let at = if comptime!(plan.even) {
+                    at
+                } else {
+                    min_index(at, vectors - 1)
+                };
+                #[unroll]
+                for q in 0..4usize {
+                    fours[step * 4 + q] = x[q * vectors + at];
+                }
+            }
+        }
         #[unroll]
         for step in 0..depth {
             let at = start + step * lanes;
@@ -204,7 +236,11 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
             for q in 0..4usize {
                 #[unroll]
                 for r in 0..rows {
-                    let mut four = x[(r * 4 + q) * vectors + at];
+                    let mut four = if comptime!(ahead) {
+                        fours[step * 4 + q]
+                    } else {
+                        x[(r * 4 + q) * vectors + at]
+                    };
                     if comptime!(!plan.even) {
                         four = select(inside, four, Vector::new(0i32));
                     }

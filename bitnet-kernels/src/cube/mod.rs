@@ -47,8 +47,6 @@ pub struct Capabilities {
     pub int8_matrix: bool,
     /// Whether packed 8-bit dot products are instructions. Elsewhere CubeCL would emulate them, slower than we do.
     pub native_dot: bool,
-    /// Whether kernels may hold PTX: CUDA's C++ generator.
-    pub inline_ptx: bool,
     /// Multiprocessors; a guess where the runtime does not tell.
     pub processors: u32,
     /// Most units in a cube.
@@ -88,7 +86,6 @@ impl Capabilities {
                     .cmma
                     .iter()
                     .any(|matrix| matrix.a_type == int8),
-            inline_ptx: features.copy_async,
             processors: hardware.num_streaming_multiprocessors.unwrap_or(32),
             max_units: hardware.max_units_per_cube,
             shared_memory: hardware.max_shared_memory_size,
@@ -124,6 +121,8 @@ pub struct Operands {
 pub struct Routine {
     /// Name in logs, tests and benches.
     pub name: &'static str,
+    /// The order in which it reads activations.
+    pub layout: quantize::Layout,
     /// Says why a problem is refused, if it is.
     pub refuses: fn(&Problem, &Capabilities) -> Option<Refusal>,
     /// Launches the plan for a problem that is not refused.
@@ -155,15 +154,15 @@ pub fn ternary_linear(
     y: Handle,
 ) {
     let device = Capabilities::of(client);
+    let routine = routine(problem, &device);
     let x = quantize::quantize(
         client,
         &device,
         x,
-        problem.rows,
-        problem.d_in,
+        (problem.rows, problem.d_in),
         problem.output,
+        routine.layout,
     );
-    let routine = routine(problem, &device);
     (routine.launch)(client, problem, &device, &Operands { x, codes, scale, y });
 }
 

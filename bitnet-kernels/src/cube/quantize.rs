@@ -13,11 +13,21 @@ use super::arithmetic::{INFINITY_BITS, quotient_of_127};
 use super::{Capabilities, buffer, cube_count};
 use crate::packing::words::words_per_row;
 
+/// Order of the quantized columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// As they come.
+    Rows,
+    /// `[4, words / 4]` chunks of sixteen columns: first those of each 128-bit weight vector's first word, then of the
+    /// second words, and so on. Units that read neighbouring weight vectors then read neighbouring activations, which
+    /// took the four GEMVs of a 2B4T layer from 16.0 to 14.7 us on an H200.
+    Planes,
+}
+
 /// Quantized rows on a device.
 #[derive(Debug, Clone)]
 pub struct Int8Rows {
-    /// `[rows, 4·words]` i32, four int8 each; columns beyond `d_in` are 0. The sixteen columns of weight word `w` lie at
-    /// [`place_of_word`]: units that read neighbouring 128-bit vectors of weights then read neighbouring activations.
+    /// `[rows, 4·words]` i32, four int8 each, in the order of a [`Layout`]; columns beyond `d_in` are 0.
     pub values: Handle,
     /// `s` of each row, f32.
     pub scale: Handle,
@@ -41,9 +51,9 @@ pub fn quantize(
     client: &Client,
     device: &Capabilities,
     x: Handle,
-    rows: usize,
-    d_in: usize,
+    (rows, d_in): (usize, usize),
     dtype: ElemType,
+    layout: Layout,
 ) -> Int8Rows {
     let out = Int8Rows::empty(client, rows, d_in);
     let quads = words_per_row(d_in) * 4;
@@ -63,6 +73,7 @@ pub fn quantize(
         quads as u32,
         units as usize,
         width,
+        layout,
         dtype,
     );
     out
@@ -79,6 +90,7 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
     quads: u32,
     #[comptime] units: usize,
     #[comptime] width: usize,
+    #[comptime] layout: Layout,
     #[define(F)] _dtype: ElemType,
 ) {
     let row = CUBE_POS;
@@ -137,7 +149,10 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
             sum += q;
             word = word | ((u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32));
         }
-        let place = place_of_word(quad / 4, quads / 4) * 4 + quad % 4;
+        let place = match comptime!(layout) {
+            Layout::Rows => quad,
+            Layout::Planes => (quad / 4 % 4) * (quads / 4) + (quad / 16) * 4 + quad % 4,
+        };
         values[row * quads + place] = i32::cast_from(word);
         quad += units;
     }
@@ -158,13 +173,6 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
         scales[row] = scale;
         sums[row] = partial[0];
     }
-}
-
-/// Where the 128 bits of activations that meet weight word `word` lie in a row of `words`: first those of each vector's
-/// first word, then those of the second words, and so on.
-#[cube]
-pub(crate) fn place_of_word(word: usize, words: usize) -> usize {
-    (word % 4) * (words / 4) + word / 4
 }
 
 /// Columns `4·quad ..` of a row, widened to f32, 0 beyond `d_in`.

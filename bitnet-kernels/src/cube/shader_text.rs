@@ -9,9 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use cubecl::ir::features::Features;
-use cubecl::ir::{
-    DeviceIdentity, ElemType, FloatKind, HardwareProperties, MemoryDeviceProperties,
-};
+use cubecl::ir::{DeviceIdentity, ElemType, FloatKind, HardwareProperties, MemoryDeviceProperties};
 use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
@@ -50,7 +48,11 @@ fn properties() -> Arc<DeviceProperties> {
         MemoryDeviceProperties::new(u64::MAX, 256),
         hardware,
         cubecl_core::profile::TimingMethod::Device,
-        DeviceIdentity { name: "offline".into(), fingerprint: "offline".into(), physical: None },
+        DeviceIdentity {
+            name: "offline".into(),
+            fingerprint: "offline".into(),
+            physical: None,
+        },
     ))
 }
 
@@ -58,7 +60,11 @@ fn properties() -> Arc<DeviceProperties> {
 fn start(units: (u32, u32)) -> (KernelSettings, Arc<DeviceProperties>, Arc<TargetProperties>) {
     let dim = CubeDim::new_2d(units.0, units.1);
     let settings = KernelSettings::new(*dim, ExecutionMode::Checked, AddressType::U32);
-    (settings, properties(), Arc::new(TargetProperties::default()))
+    (
+        settings,
+        properties(),
+        Arc::new(TargetProperties::default()),
+    )
 }
 
 fn buffer() -> BufferCompilationArg {
@@ -68,11 +74,33 @@ fn buffer() -> BufferCompilationArg {
 #[test]
 fn dump_mma() {
     let (settings, properties, target) = start((32, 8));
-    let plan = tensor_cores::Blueprint { planes: (2, 4), fragments: (2, 2), grouped: false, ptx: true };
+    let plan = tensor_cores::Blueprint {
+        planes: (2, 4),
+        fragments: (2, 2),
+        grouped: false,
+        ptx: true,
+    };
     let f32 = ElemType::Float(FloatKind::F32);
     let b = buffer;
     let kernel = tensor_cores::ternary_mma::TernaryMma::new(
-        settings, properties, target, 2, 4, b(), b(), b(), b(), b(), b(), (), (), (), (), (), plan, f32,
+        settings,
+        properties,
+        target,
+        b(),
+        b(),
+        b(),
+        b(),
+        b(),
+        b(),
+        (),
+        (),
+        (),
+        (),
+        (),
+        2,
+        4,
+        plan,
+        f32,
     );
     let text = cubecl_cpp::shared::CppCompiler::<cubecl_cpp::target::Cuda>::default()
         .compile(kernel.define(), &Default::default())

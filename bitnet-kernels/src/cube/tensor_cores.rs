@@ -12,12 +12,13 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::arithmetic::descale;
-use super::quantize::place_of_word;
+use super::quantize::Layout;
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer};
 
 /// See the module.
 pub const ROUTINE: Routine = Routine {
     name: "tensor-cores",
+    layout: Layout::Rows,
     refuses: |problem, device| blueprint(problem, device).err(),
     launch: |client, problem, device, operands| {
         let blueprint = blueprint(problem, device).expect("a refused problem is not launched");
@@ -34,9 +35,6 @@ pub struct Blueprint {
     pub fragments: (usize, usize),
     /// Whether a row has several scales.
     pub grouped: bool,
-    /// Whether the instruction is written as PTX. CubeCL's own form passes registers as byte vectors, which NVRTC takes
-    /// apart and joins again: ten instructions for each `mma` instead of three.
-    pub ptx: bool,
 }
 
 /// Columns of one step: four lanes of a quad times two words.
@@ -44,18 +42,14 @@ const BLOCK: usize = 128;
 /// Words of one step.
 const BLOCK_WORDS: usize = BLOCK / 16;
 
-/// Tiles to choose from, largest first: (planes, fragments).
-pub const TILES: &[((usize, usize), (usize, usize))] = &[
-    ((2, 4), (4, 8)),
-    ((2, 2), (4, 8)),
-    ((2, 4), (4, 4)),
-    ((1, 4), (4, 8)),
-    ((4, 2), (2, 8)),
-    ((2, 2), (4, 4)),
-    ((1, 4), (4, 4)),
-    ((2, 4), (2, 4)),
-    ((2, 2), (2, 4)),
-    ((1, 4), (2, 2)),
+/// Planes, fragments, and how many cubes each processor must get for the tile to pay: (planes, fragments, cubes · 2).
+///
+/// Best of ten tiles on an H200 at 512 and 2048 rows, see benches/record. Larger ones (128 x 128, 128 x 256) lose to
+/// registers what they save in loads.
+pub const TILES: &[((usize, usize), (usize, usize), usize)] = &[
+    ((1, 4), (4, 4), 3),
+    ((2, 2), (2, 4), 6),
+    ((1, 4), (2, 2), 0),
 ];
 
 impl Blueprint {
@@ -94,21 +88,28 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
             problem.group()
         )));
     }
-    let plan = |&(planes, fragments): &((usize, usize), (usize, usize))| Blueprint {
-        planes,
-        fragments,
-        grouped: problem.group() > 0,
-        ptx: device.inline_ptx,
-    };
-    // The largest tile that gives every processor a cube. Grouped weights keep a second set of sums: no 4 x 4 fragments.
+    // The largest tile that keeps the processors busy. Grouped weights keep a second set of sums: no 4 x 4 fragments.
     let tiles = if problem.group() > 0 {
         &TILES[1..]
     } else {
         TILES
     };
-    let fitting = |plan: &Blueprint| plan.cubes(problem) >= device.processors as usize;
-    let smallest = tiles.last().map(plan).expect("there are tiles");
-    Ok(tiles.iter().map(plan).find(fitting).unwrap_or(smallest))
+    let plans = tiles.iter().map(|&(planes, fragments, cubes)| {
+        (
+            Blueprint {
+                planes,
+                fragments,
+                grouped: problem.group() > 0,
+            },
+            cubes,
+        )
+    });
+    let processors = device.processors as usize;
+    let mut fitting = plans.filter(|(plan, cubes)| 2 * plan.cubes(problem) >= cubes * processors);
+    Ok(fitting
+        .next()
+        .expect("the last tile needs no number of cubes")
+        .0)
 }
 
 /// Launches a plan.
@@ -162,6 +163,14 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
     #[comptime] plan: Blueprint,
     #[define(F)] _dtype: ElemType,
 ) {
+    let def = MmaDefinition::<i8, i8, i32>::new(16usize, 8usize, 32usize);
+    let va = def.vector_size(MatrixIdent::A);
+    let size!(NA) = va;
+    let vb = def.vector_size(MatrixIdent::B);
+    let size!(NB) = vb;
+    let vc = def.vector_size(MatrixIdent::Accumulator);
+    let size!(NC) = vc;
+
     let tile_rows = comptime!(plan.tile().0);
     let tile_outs = comptime!(plan.tile().1);
     let units = comptime!(plan.units());
@@ -186,10 +195,10 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
     let blocks = words.div_ceil(BLOCK_WORDS);
 
     let mut staged = Shared::<[Vector<i32, V>]>::new_slice(comptime!(2 * staged_vectors));
-    let mut acc = Array::<Vector<i32, V>>::new(comptime!(fm * fn_)); // rows quad, quad, quad + 8, quad + 8
-    let mut sums = Array::<Vector<f32, V>>::new(comptime!(if grouped { fm * fn_ } else { 1 }));
+    let mut acc = Array::<Vector<i32, NC>>::new(comptime!(fm * fn_ * 2));
+    let mut sums = Array::<Vector<f32, NC>>::new(comptime!(if grouped { fm * fn_ * 2 } else { 1 }));
     #[unroll]
-    for i in 0..comptime!(fm * fn_) {
+    for i in 0..comptime!(fm * fn_ * 2) {
         acc[i] = Vector::new(0i32);
         if comptime!(grouped) {
             sums[i] = Vector::new(f32::new(0.0_f32));
@@ -246,26 +255,33 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
             }
             #[unroll]
             for h in 0..2usize {
-                let mut b = Array::<Vector<u32, W>>::new(fn_);
+                let mut b0 = Array::<u32>::new(fn_);
+                let mut b1 = Array::<u32>::new(fn_);
                 #[unroll]
                 for f in 0..fn_ {
                     let word = now_w[f].extract(j);
-                    let mut pair = Vector::<u32, W>::empty();
-                    pair.insert(0usize, four_codes(word, 2 * h, grouped));
-                    pair.insert(1usize, four_codes(word, 2 * h + 1, grouped));
-                    b[f] = pair;
+                    b0[f] = four_codes(word, 2 * h, grouped);
+                    b1[f] = four_codes(word, 2 * h + 1, grouped);
                 }
                 #[unroll]
                 for m in 0..fm {
-                    let mut a = Vector::<i32, V>::empty();
-                    a.insert(0usize, upper[m].extract(2 * h));
-                    a.insert(1usize, lower[m].extract(2 * h));
-                    a.insert(2usize, upper[m].extract(2 * h + 1));
-                    a.insert(3usize, lower[m].extract(2 * h + 1));
+                    let mut a = Array::<Vector<i8, NA>>::new(4usize);
+                    a[0] = Vector::reinterpret(upper[m].extract(2 * h));
+                    a[1] = Vector::reinterpret(lower[m].extract(2 * h));
+                    a[2] = Vector::reinterpret(upper[m].extract(2 * h + 1));
+                    a[3] = Vector::reinterpret(lower[m].extract(2 * h + 1));
                     #[unroll]
                     for f in 0..fn_ {
-                        let at = m * fn_ + f;
-                        acc[at] = multiply_add::<W, V>(a, b[f], acc[at], plan.ptx);
+                        let mut b = Array::<Vector<i8, NB>>::new(2usize);
+                        b[0] = Vector::reinterpret(b0[f]);
+                        b[1] = Vector::reinterpret(b1[f]);
+                        let at = (m * fn_ + f) * 2;
+                        let mut c = Array::<Vector<i32, NC>>::new(2usize);
+                        c[0] = acc[at];
+                        c[1] = acc[at + 1];
+                        let d = def.execute(&a, &b, &c);
+                        acc[at] = d[0];
+                        acc[at + 1] = d[1];
                     }
                 }
             }
@@ -277,17 +293,20 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
                 let which = block / group_blocks;
                 #[unroll]
                 for f in 0..fn_ {
-                    let mut factor = Vector::<f32, V>::empty();
+                    let mut factor = Vector::<f32, NC>::empty();
                     #[unroll]
-                    for e in 0..4usize {
-                        let out = last_of(plane_out + f * 8 + quarter * 2 + e % 2, d_out);
+                    for e in 0..2usize {
+                        let out = last_of(plane_out + f * 8 + quarter * 2 + e, d_out);
                         factor.insert(e, scale[out * scale_stride + which]);
                     }
                     #[unroll]
                     for m in 0..fm {
-                        let at = m * fn_ + f;
-                        sums[at] += Vector::cast_from(acc[at]) * factor;
-                        acc[at] = Vector::new(0i32);
+                        #[unroll]
+                        for half in 0..2usize {
+                            let at = (m * fn_ + f) * 2 + half;
+                            sums[at] += Vector::cast_from(acc[at]) * factor;
+                            acc[at] = Vector::new(0i32);
+                        }
                     }
                 }
             }
@@ -316,16 +335,16 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
                 let (s, sum) = (x_scale[row], x_sum[row]);
                 #[unroll]
                 for f in 0..fn_ {
-                    let at = m * fn_ + f;
+                    let at = (m * fn_ + f) * 2 + half;
                     #[unroll]
                     for e in 0..2usize {
                         let out = plane_out + f * 8 + quarter * 2 + e;
                         if out < d_out {
                             let value = if comptime!(grouped) {
-                                sums[at].extract(2 * half + e) / s
+                                sums[at].extract(e) / s
                             } else {
                                 let factor = scale[out * scale_stride];
-                                descale(acc[at].extract(2 * half + e) - sum, s) * factor
+                                descale(acc[at].extract(e) - sum, s) * factor
                             };
                             y[row * d_out + out] = F::cast_from(value);
                         }
@@ -333,56 +352,6 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
                 }
             }
         }
-    }
-}
-
-/// One matrix instruction: 16 tokens x 8 weight rows x 32 columns.
-#[cube]
-fn multiply_add<W: Size, V: Size>(
-    a: Vector<i32, V>,
-    b: Vector<u32, W>,
-    c: Vector<i32, V>,
-    #[comptime] ptx: bool,
-) -> Vector<i32, V> {
-    if comptime!(ptx) {
-        let d: Vector<i32, V>;
-        gpu_asm!(
-            "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {d}, {a}, {b}, {c};",
-            a = in(_) a, b = in(_) b, c = in(_) c, d = out(_) d,
-            options(nomem),
-        );
-        d
-    } else {
-        let def = MmaDefinition::<i8, i8, i32>::new(16usize, 8usize, 32usize);
-        let va = def.vector_size(MatrixIdent::A);
-        let size!(NA) = va;
-        let vb = def.vector_size(MatrixIdent::B);
-        let size!(NB) = vb;
-        let vc = def.vector_size(MatrixIdent::Accumulator);
-        let size!(NC) = vc;
-        let mut ra = Array::<Vector<i8, NA>>::new(4usize);
-        #[unroll]
-        for i in 0..4usize {
-            ra[i] = Vector::reinterpret(a.extract(i));
-        }
-        let mut rb = Array::<Vector<i8, NB>>::new(2usize);
-        let mut rc = Array::<Vector<i32, NC>>::new(2usize);
-        #[unroll]
-        for i in 0..2usize {
-            rb[i] = Vector::reinterpret(b.extract(i));
-            let mut pair = Vector::<i32, NC>::empty();
-            pair.insert(0usize, c.extract(2 * i));
-            pair.insert(1usize, c.extract(2 * i + 1));
-            rc[i] = pair;
-        }
-        let rd = def.execute(&ra, &rb, &rc);
-        let mut d = Vector::<i32, V>::empty();
-        #[unroll]
-        for i in 0..2usize {
-            d.insert(2 * i, rd[i].extract(0usize));
-            d.insert(2 * i + 1, rd[i].extract(1usize));
-        }
-        d
     }
 }
 
@@ -404,7 +373,7 @@ fn load_x<V: Size>(
     rows: usize,
     words: usize,
 ) -> Vector<i32, V> {
-    let loaded = x[last_of(row, rows) * words + place_of_word(last_of(word, words), words)];
+    let loaded = x[last_of(row, rows) * words + last_of(word, words)];
     select(word < words, loaded, Vector::new(0i32))
 }
 
