@@ -1,4 +1,18 @@
-//! x
+//! Ternary (BitNet b1.58) arithmetic for [Burn](https://burn.dev), exact and equal on every backend.
+//!
+//! | operation | CPU (Flex, NdArray) | GPU (wgpu, Vulkan, Metal, CUDA, ROCm) | any other backend |
+//! | --- | --- | --- | --- |
+//! | [`ternary_linear`], int8 activations | scalar, AVX2, AVX-512 VNNI, NEON, NEON dotprod | `gemv`, `tensor-cores`, `gemm` | Burn primitives |
+//! | [`ternary_linear`], float activations | dequantized tiles through `gemm` | `float` | Burn primitives |
+//! | gradients of both | dequantized tiles through `gemm` | `float` | Burn primitives |
+//! | [`ternarize`] | f64 means | Burn's means, then one pass | Burn primitives |
+//!
+//! Invariants: a [`PackedTernary`] or [`TernaryTensor`] that exists is valid, so kernels do not check again. Integer sums
+//! are exact: the oracle ([`mod@reference`]), every kernel and every device give the same bits, activation scales included.
+//! Packed weights stay at 2 bits in memory; no kernel writes a float copy of one.
+//!
+//! Deliberately absent: modules, parameters, files, model names, printing.
+
 mod backend;
 pub mod cpu;
 #[cfg(feature = "cube")]
@@ -9,6 +23,7 @@ mod packed;
 pub mod packing;
 pub mod quantize;
 pub mod reference;
+mod self_test;
 
 pub use error::KernelError;
 pub use ops::{
@@ -17,3 +32,4 @@ pub use ops::{
 };
 pub use packed::{Granularity, Histogram, PackedTernary, Scale};
 pub use quantize::{ActivationQuantizer, WeightQuantizer};
+pub use self_test::{Verdict, self_test};

@@ -618,3 +618,11 @@ fn default_bodies_agree_with_the_kernels() {
         }
     }
 }
+
+#[test]
+fn the_self_test_finds_nothing_wrong_on_any_device() {
+    let devices: Vec<Device> = devices().into_iter().map(|(_, device)| device).collect();
+    for verdict in bitnet_kernels::self_test(&devices) {
+        assert_eq!(verdict.failure, None, "{}", verdict.kernel);
+    }
+}

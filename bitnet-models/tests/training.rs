@@ -181,7 +181,7 @@ struct AdamW {
     eps: f64,
     weight_decay: f64,
     step: i32,
-    moments: HashMap<ParamId, [Vec<f32>; 2]>,
+    moments: HashMap<ParamId, [Vec<f64>; 2]>,
     /// See [`follow`].
     noise: Option<Random>,
 }
@@ -214,16 +214,17 @@ impl ModuleMapper for AdamWStep<'_> {
             .moments
             .entry(param.id)
             .or_insert_with(|| [zeros(), zeros()]);
-        let (unbias1, unbias2) = ((1.0 - b1.powi(step)) as f32, (1.0 - b2.powi(step)) as f32);
+        let (unbias1, unbias2) = (1.0 - b1.powi(step), 1.0 - b2.powi(step));
         param.map(|tensor| {
             let (device, shape) = (tensor.device(), tensor.shape());
             let mut p = tensor.into_data().try_into_vec::<f32>().expect("f32");
             for (i, p) in p.iter_mut().enumerate() {
-                let g = gradient[i] * self.factor as f32;
-                m[i] = b1 as f32 * m[i] + (1.0 - b1) as f32 * g;
-                v[i] = b2 as f32 * v[i] + (1.0 - b2) as f32 * g * g;
-                *p *= (1.0 - lr * weight_decay) as f32;
-                *p -= lr as f32 * (m[i] / unbias1) / ((v[i] / unbias2).sqrt() + eps as f32);
+                let g = f64::from(gradient[i]) * self.factor;
+                m[i] = b1 * m[i] + (1.0 - b1) * g;
+                v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+                let decayed = f64::from(*p) * (1.0 - lr * weight_decay);
+                let update = lr * (m[i] / unbias1) / ((v[i] / unbias2).sqrt() + eps);
+                *p = (decayed - update) as f32;
                 if let Some(noise) = &mut self.state.noise {
                     *p *= 1.0 + f32::EPSILON * noise.float();
                 }

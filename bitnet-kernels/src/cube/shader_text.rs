@@ -13,15 +13,15 @@ use cubecl::ir::{DeviceIdentity, ElemType, FloatKind, HardwareProperties, Memory
 use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
-use super::{float, gemm, gemv, quantize, tensor_cores, ternarize};
+use super::{float, gemm, gemv, quantize, ternarize};
 use crate::WeightQuantizer;
 
-/// One kernel variant: its name, and how to define it for a target.
+/// One kernel variant: its name, and how to define it.
 struct Variant {
     name: String,
-    /// Needs shuffles between the units of a plane.
-    planes: bool,
-    kernel: Box<dyn Fn() -> cubecl::prelude::KernelDefinition>,
+    /// Whether its units shuffle values within a plane.
+    shuffles: bool,
+    define: Box<dyn Fn() -> KernelDefinition>,
 }
 
 fn properties() -> Arc<DeviceProperties> {
@@ -71,39 +71,268 @@ fn buffer() -> BufferCompilationArg {
     BufferCompilationArg { inplace: None }
 }
 
-#[test]
-fn dump_mma() {
-    let (settings, properties, target) = start((32, 8));
-    let plan = tensor_cores::Blueprint {
-        planes: (2, 4),
-        fragments: (2, 2),
-        grouped: false,
-        ptx: true,
+const F32: ElemType = ElemType::Float(FloatKind::F32);
+const F16: ElemType = ElemType::Float(FloatKind::F16);
+
+/// Every kernel with the switches that change its text. `native` devices have 8-bit dot products.
+fn variants(native: bool) -> Vec<Variant> {
+    let mut all = Vec::new();
+    let mut add = |name: String, shuffles: bool, define: Box<dyn Fn() -> KernelDefinition>| {
+        all.push(Variant {
+            name,
+            shuffles,
+            define,
+        });
     };
-    let f32 = ElemType::Float(FloatKind::F32);
     let b = buffer;
-    let kernel = tensor_cores::ternary_mma::TernaryMma::new(
-        settings,
-        properties,
-        target,
-        b(),
-        b(),
-        b(),
-        b(),
-        b(),
-        b(),
-        (),
-        (),
-        (),
-        (),
-        (),
-        2,
-        4,
-        plan,
-        f32,
-    );
-    let text = cubecl_cpp::shared::CppCompiler::<cubecl_cpp::target::Cuda>::default()
-        .compile(kernel.define(), &Default::default())
-        .unwrap();
-    std::fs::write("/tmp/mma.cu", text.to_string()).unwrap();
+    for dtype in [F32, F16] {
+        for (width, layout) in [(1, quantize::Layout::Rows), (4, quantize::Layout::Planes)] {
+            add(
+                format!("quantize_rows {dtype:?} {width} {layout:?}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((256, 1));
+                    quantize::quantize_rows::QuantizeRows::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        width,
+                        256,
+                        width,
+                        layout,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+        }
+        for direction in [float::Direction::Forward, float::Direction::Backward] {
+            add(
+                format!("ternary_float {dtype:?} {direction:?}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((16, 16));
+                    let plan = float::Blueprint {
+                        side: 16,
+                        direction,
+                    };
+                    float::ternary_float::TernaryFloat::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        (),
+                        (),
+                        (),
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+        }
+        for quantizer in [WeightQuantizer::AbsMean, WeightQuantizer::Sign] {
+            add(
+                format!("pack_words {dtype:?} {quantizer:?}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((64, 1));
+                    let plan = ternarize::Blueprint {
+                        units: 64,
+                        quantizer,
+                    };
+                    ternarize::pack_words::PackWords::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        (),
+                        (),
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+        }
+        for grouped in [false, true] {
+            add(
+                format!("ternary_gemm {dtype:?} grouped {grouped}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((16, 16));
+                    let plan = gemm::Blueprint {
+                        side: 16,
+                        grouped,
+                        native_dot: native,
+                    };
+                    gemm::ternary_gemm::TernaryGemm::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        (),
+                        (),
+                        4,
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+            for (rows, shuffle) in [(1, false), (1, true), (8, true)] {
+                let plan = gemv::Blueprint {
+                    rows,
+                    lanes: 16,
+                    tile: 1,
+                    slots: 2,
+                    depth: if native { 3 } else { 1 },
+                    even: false,
+                    shuffle,
+                    grouped,
+                    native_dot: native,
+                };
+                add(
+                    format!("ternary_gemv {dtype:?} {plan:?}"),
+                    shuffle,
+                    Box::new(move || {
+                        let (settings, properties, target) = start((16, 2));
+                        gemv::ternary_gemv::TernaryGemv::new(
+                            settings,
+                            properties,
+                            target,
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            (),
+                            (),
+                            (),
+                            (),
+                            4,
+                            plan,
+                            dtype,
+                        )
+                        .define()
+                    }),
+                );
+            }
+        }
+    }
+    all
+}
+
+/// clang takes Metal for C++ once the names of Metal's standard library are declared. It is strict about types and
+/// undeclared names, which is what a code generator gets wrong.
+#[test]
+fn metal_text_of_every_kernel_type_checks() {
+    let shim = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/metal");
+    for Variant { name, define, .. } in variants(false) {
+        let text = cubecl_cpp::MslCompiler::default().compile(define(), &Default::default());
+        let text = text
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
+            .to_string();
+        assert!(text.contains("kernel"), "{name}: no entry point in\n{text}");
+        let mut clang = Command::new("clang++")
+            .args([
+                "-fsyntax-only",
+                "-x",
+                "c++",
+                "-std=c++17",
+                "--target=aarch64-linux-gnu", // has half precision
+                "-Wno-duplicate-decl-specifier",
+                "-Wno-unknown-attributes",
+                "-I",
+                shim,
+                "-",
+            ])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("clang++ is installed (.ci/packages msl)");
+        clang
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(text.as_bytes())
+            .expect("written");
+        let output = clang.wait_with_output().expect("clang ends");
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}:\n{messages}\n{text}");
+    }
+}
+
+/// WGSL validated in full by naga, and translated to the Metal text and SPIR-V that wgpu would hand to the driver.
+#[test]
+fn wgsl_text_of_every_kernel_is_valid_and_translates_to_metal() {
+    for Variant {
+        name,
+        define,
+        shuffles,
+    } in variants(false)
+    {
+        let options = WgpuCompilationOptions::default();
+        let text = cubecl_wgpu::WgslCompiler::default().compile(define(), &options);
+        let text = text
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
+            .to_string();
+        let module = naga::front::wgsl::parse_str(&text)
+            .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&text)));
+        let mut validator = naga::valid::Validator::new(
+            naga::valid::ValidationFlags::all(),
+            naga::valid::Capabilities::all(),
+        );
+        let info = validator
+            .validate(&module)
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let version = if shuffles { (2, 4) } else { (2, 0) };
+        let options = naga::back::msl::Options {
+            fake_missing_bindings: true,
+            lang_version: version,
+            ..Default::default()
+        };
+        let metal = naga::back::msl::write_string(&module, &info, &options, &Default::default());
+        let (metal, _) = metal.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(metal.contains("kernel void"), "{name}: no entry point");
+    }
+}
+
+#[test]
+fn cuda_text_of_every_kernel_is_generated_with_native_dot_products() {
+    for Variant { name, define, .. } in variants(true) {
+        let text = cubecl_cpp::shared::CppCompiler::<cubecl_cpp::target::Cuda>::default()
+            .compile(define(), &Default::default())
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
+            .to_string();
+        assert!(text.contains("__global__"), "{name}: no entry point");
+    }
 }

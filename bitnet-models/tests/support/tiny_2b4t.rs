@@ -122,12 +122,12 @@ impl Tiny2b4t {
         for layer in layers {
             let attended = layer
                 .self_attn
-                .forward(layer.input_layernorm.forward(h.clone()), &hidden_from);
+                .forward(rms_norm(&layer.input_layernorm, h.clone()), &hidden_from);
             h = h + attended;
-            h = h.clone() + layer.mlp.forward(layer.post_attention_layernorm.forward(h));
+            h = h.clone() + layer.mlp.forward(rms_norm(&layer.post_attention_layernorm, h));
         }
         let head = embed_tokens.weight.val().transpose().unsqueeze::<3>(); // tied
-        norm.forward(h).matmul(head)
+        rms_norm(norm, h).matmul(head)
     }
 
     /// Every BitLinear packed.
@@ -191,7 +191,7 @@ impl Attention {
         let o = o
             .swap_dims(1, 2)
             .reshape([batch, seq_len, n_heads * head_dim]);
-        self.o_proj.forward(self.attn_sub_norm.forward(o))
+        self.o_proj.forward(rms_norm(&self.attn_sub_norm, o))
     }
 
     /// `[batch, seq_len, heads · head_dim]` to `[batch, heads, seq_len, head_dim]`.
@@ -228,7 +228,7 @@ impl FeedForward {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = relu(self.gate_proj.forward(x.clone())).square();
         let gated = gate * self.up_proj.forward(x);
-        self.down_proj.forward(self.ffn_sub_norm.forward(gated))
+        self.down_proj.forward(rms_norm(&self.ffn_sub_norm, gated))
     }
 }
 
@@ -241,4 +241,12 @@ pub(crate) fn loss(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<1> {
         .gather(2, labels.mask_fill(ignored.clone(), 0));
     let count = ignored.clone().bool_not().int().sum().into_scalar::<i64>();
     picked.mask_fill(ignored, 0.0).sum() / -(count as f64)
+}
+
+/// `w · (x · rsqrt(mean(x²) + eps))`, in the reference's order of operations: one ulp decides on which side of a rounding
+/// boundary an activation falls, and Burn's own norm divides instead.
+fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+    let mean = x.clone().square().mean_dim(D - 1);
+    let inverse = (mean + norm.epsilon).sqrt().recip();
+    x * inverse * norm.gamma.val().unsqueeze()
 }
