@@ -4,6 +4,7 @@
 //! Weights rotate over more than 512 MB, so no launch finds its own in a cache. A time is the median over replays of one
 //! graph, divided by its launches; activations are quantized beforehand (`quantize` has its own row).
 
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
 #![allow(
     unsafe_code,
     reason = "replaying a graph is unsafe: its buffers must be alive"
@@ -50,16 +51,18 @@ struct Weights {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let flag = |name: &str| arguments.iter().any(|argument| argument == name);
-    let device = [
+    let kinds: &[DeviceType] = &[
         #[cfg(feature = "cuda")]
         DeviceType::Cuda,
         #[cfg(feature = "rocm")]
         DeviceType::Rocm,
         #[cfg(feature = "wgpu")]
         DeviceType::Wgpu,
-    ]
-    .into_iter()
-    .find_map(|kind| Device::enumerate(kind).into_iter().next());
+    ];
+    let mut devices = kinds
+        .iter()
+        .filter_map(|kind| Device::enumerate(kind.clone()).into_iter().next());
+    let device = devices.next();
     let Some(device) = device else {
         eprintln!("no GPU device: nothing to measure");
         return;
@@ -339,13 +342,11 @@ impl Bench {
         let mut plans = vec![best];
         if self.sweep {
             let tiles = tensor_cores::TILES.iter();
-            plans.extend(
-                tiles.map(|&(planes, fragments, _)| tensor_cores::Blueprint {
-                    planes,
-                    fragments,
-                    ..best
-                }),
-            );
+            plans.extend(tiles.map(|tile| tensor_cores::Blueprint {
+                planes: tile.planes,
+                fragments: tile.fragments,
+                ..best
+            }));
         }
         for plan in &plans {
             tensor_cores::launch(&self.client, &problem, plan, &operands);

@@ -123,7 +123,7 @@ fn close_within(tolerance: f32, what: &str, found: &[f32], expected: &[f32]) {
 
 fn weight(trits: &[i8], scale: Scale, d_out: usize, d_in: usize, device: &Device) -> TernaryTensor {
     TernaryTensor::from_packed(
-        PackedTernary::from_trits(trits, scale, d_out, d_in).unwrap(),
+        PackedTernary::from_trits(trits, scale, d_out, d_in).expect("trits"),
         device,
     )
 }

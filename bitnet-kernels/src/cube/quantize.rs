@@ -147,7 +147,7 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
             let q = i32::cast_from(clamp(scaled, f32::new(-128.0_f32), f32::new(127.0_f32)));
             let q = select(healthy, q, 0i32);
             sum += q;
-            word = word | ((u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32));
+            word |= (u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32);
         }
         let place = match comptime!(layout) {
             Layout::Rows => quad,

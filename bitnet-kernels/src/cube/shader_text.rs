@@ -301,7 +301,7 @@ fn wgsl_text_of_every_kernel_is_valid_and_translates_to_metal() {
     } in variants(false)
     {
         let options = WgpuCompilationOptions::default();
-        let text = cubecl_wgpu::WgslCompiler::default().compile(define(), &options);
+        let text = cubecl_wgpu::WgslCompiler.compile(define(), &options);
         let text = text
             .unwrap_or_else(|error| panic!("{name}: {error}"))
             .to_string();

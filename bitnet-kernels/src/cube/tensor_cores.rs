@@ -42,14 +42,37 @@ const BLOCK: usize = 128;
 /// Words of one step.
 const BLOCK_WORDS: usize = BLOCK / 16;
 
-/// Planes, fragments, and how many cubes each processor must get for the tile to pay: (planes, fragments, cubes · 2).
+/// The shape of a cube, and when it pays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
+    /// Planes along the tokens and along the weight rows.
+    pub planes: (usize, usize),
+    /// 16-token and 8-row fragments of a plane.
+    pub fragments: (usize, usize),
+    /// Cubes that each pair of processors must get.
+    pub cubes_per_pair: usize,
+}
+
+/// Tiles to choose from, largest first.
 ///
-/// Best of ten tiles on an H200 at 512 and 2048 rows, see benches/record. Larger ones (128 x 128, 128 x 256) lose to
-/// registers what they save in loads.
-pub const TILES: &[((usize, usize), (usize, usize), usize)] = &[
-    ((1, 4), (4, 4), 3),
-    ((2, 2), (2, 4), 6),
-    ((1, 4), (2, 2), 0),
+/// Best of ten on an H200 at 512 and 2048 rows, see benches/record. Larger ones (128 x 128, 128 x 256) lose to registers
+/// what they save in loads.
+pub const TILES: &[Tile] = &[
+    Tile {
+        planes: (1, 4),
+        fragments: (4, 4),
+        cubes_per_pair: 3,
+    },
+    Tile {
+        planes: (2, 2),
+        fragments: (2, 4),
+        cubes_per_pair: 6,
+    },
+    Tile {
+        planes: (1, 4),
+        fragments: (2, 2),
+        cubes_per_pair: 0,
+    },
 ];
 
 impl Blueprint {
@@ -94,22 +117,24 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
     } else {
         TILES
     };
-    let plans = tiles.iter().map(|&(planes, fragments, cubes)| {
-        (
-            Blueprint {
-                planes,
-                fragments,
-                grouped: problem.group() > 0,
-            },
-            cubes,
-        )
-    });
+    let grouped = problem.group() > 0;
     let processors = device.processors as usize;
-    let mut fitting = plans.filter(|(plan, cubes)| 2 * plan.cubes(problem) >= cubes * processors);
-    Ok(fitting
-        .next()
-        .expect("the last tile needs no number of cubes")
-        .0)
+    let plan = |&Tile {
+                    planes,
+                    fragments,
+                    cubes_per_pair,
+                }: &Tile| {
+        let plan = Blueprint {
+            planes,
+            fragments,
+            grouped,
+        };
+        (2 * plan.cubes(problem) >= cubes_per_pair * processors).then_some(plan)
+    };
+    Ok(tiles
+        .iter()
+        .find_map(plan)
+        .expect("the last tile asks for no cubes"))
 }
 
 /// Launches a plan.

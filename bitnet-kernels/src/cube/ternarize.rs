@@ -107,8 +107,7 @@ pub(crate) fn pack_words<F: Float>(
             WeightQuantizer::Sign => select(w > middle, 1i32, -1i32),
         };
         let trit = select(inside && healthy, trit, 0i32);
-        word =
-            word | (u32::cast_from(trit + 1i32) << (comptime!(8 * (l % 4) + 2 * (l / 4)) as u32));
+        word |= u32::cast_from(trit + 1i32) << (comptime!(8 * (l % 4) + 2 * (l / 4)) as u32);
     }
     codes[at] = word;
 }

@@ -4,6 +4,14 @@
 //! overrides it with kernels. Packed weights are integers and never get a gradient; what flows back is dL/dx, and for a
 //! latent weight dL/dW by the straight-through estimator.
 
+#![cfg_attr(
+    feature = "ndarray",
+    allow(
+        deprecated,
+        reason = "Burn deprecates NdArray, but users still ask for it"
+    )
+)]
+
 pub mod defaults;
 mod tensor;
 

@@ -11,6 +11,11 @@ pub(crate) fn devices() -> Vec<(&'static str, Device)> {
     DEVICES.clone()
 }
 
+#[allow(
+    deprecated,
+    reason = "Burn deprecates NdArray, but users still ask for it"
+)]
+#[allow(clippy::vec_init_then_push, reason = "one line per feature")]
 fn enumerate() -> Vec<(&'static str, Device)> {
     let mut found = Vec::new();
     #[cfg(feature = "flex")]

@@ -124,7 +124,10 @@ impl Tiny2b4t {
                 .self_attn
                 .forward(rms_norm(&layer.input_layernorm, h.clone()), &hidden_from);
             h = h + attended;
-            h = h.clone() + layer.mlp.forward(rms_norm(&layer.post_attention_layernorm, h));
+            h = h.clone()
+                + layer
+                    .mlp
+                    .forward(rms_norm(&layer.post_attention_layernorm, h));
         }
         let head = embed_tokens.weight.val().transpose().unsqueeze::<3>(); // tied
         rms_norm(norm, h).matmul(head)

@@ -1,0 +1,308 @@
+//! CPU kernels at the layer shapes of 2B4T, beside the read bandwidth of this machine.
+//!
+//! `cargo bench -p bitnet-kernels --bench kernels_cpu [-- KERNEL.. | float]`
+//! Weights of a shape rotate over more than 256 MB, so decode reads them from memory as a model does. Each row is the
+//! median of runs that alternate with plain reads of memory, so a busy moment strikes both. Each product is compared
+//! with the scalar kernel's before it is timed. Quantization of the activations is included.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use bitnet_kernels::Granularity;
+use bitnet_kernels::cpu::{
+    Activations, Kernel, kernels, set_threads, ternary_linear, ternary_linear_dx,
+    ternary_linear_float,
+};
+use bitnet_kernels::packing::words::{ZERO_WORD, words_per_row};
+
+const ROTATION: usize = 288 << 20;
+const SHAPES: &[[usize; 2]] = &[[2560, 2560], [13824, 2560], [2560, 6912], [640, 2560]];
+const FEW: &[usize] = &[1, 4];
+const MANY: &[usize] = &[32, 512];
+
+fn main() {
+    // Cargo adds `--bench` to the arguments.
+    let names = std::env::args()
+        .skip(1)
+        .filter(|name| !name.starts_with("--"));
+    let names: Vec<String> = names.collect();
+    let pool = random_words(ROTATION / 4);
+    let group = Granularity::Group(128);
+    println!("kernel,d_out,d_in,scale,rows,threads,us,gmac_per_s,gb_per_s,read_gb_per_s");
+    for threads in [1, 2] {
+        set_threads(threads);
+        for kernel in kernels() {
+            if !names.is_empty() && !names.iter().any(|name| name == kernel.name()) {
+                continue;
+            }
+            for &[d_out, d_in] in SHAPES {
+                for (granularity, rows) in FEW
+                    .iter()
+                    .map(|&rows| (Granularity::Tensor, rows))
+                    .chain([(group, 1)])
+                {
+                    few(kernel, &pool, [d_out, d_in], granularity, rows, threads);
+                }
+                for (granularity, rows) in MANY
+                    .iter()
+                    .map(|&rows| (Granularity::Tensor, rows))
+                    .chain([(group, 512)])
+                {
+                    many(kernel, &pool, [d_out, d_in], granularity, rows, threads);
+                }
+            }
+        }
+        if names.is_empty() || names.iter().any(|name| name == "float") {
+            for &[d_out, d_in] in SHAPES {
+                for rows in [1, 8, 512] {
+                    float(&pool, [d_out, d_in], rows, threads);
+                }
+            }
+        }
+    }
+}
+
+/// Compares a kernel's outputs with those of the scalar kernel, bit for bit.
+fn check(
+    kernel: &dyn Kernel,
+    x: &[f32],
+    words: &[u32],
+    [d_out, d_in]: [usize; 2],
+    granularity: Granularity,
+) {
+    let scale = vec![1.0; granularity.count(d_out, d_in)];
+    let all = kernels();
+    let [found, expected] = [kernel, *all.last().expect("scalar")].map(|kernel| {
+        let activations = Activations::quantize(kernel, x, d_in);
+        let mut out = vec![0.0; x.len() / d_in * d_out];
+        ternary_linear(
+            kernel,
+            &activations,
+            words,
+            d_out,
+            granularity,
+            &scale,
+            &mut out,
+        );
+        out
+    });
+    assert!(
+        found == expected,
+        "{} is wrong at {d_out} x {d_in}",
+        kernel.name()
+    );
+}
+
+/// Decode: memory-bound, each product on other weights, paired with a read of the same bytes.
+fn few(
+    kernel: &dyn Kernel,
+    pool: &[u32],
+    [d_out, d_in]: [usize; 2],
+    granularity: Granularity,
+    rows: usize,
+    threads: usize,
+) {
+    let len = d_out * words_per_row(d_in);
+    let x = random_floats(rows * d_in);
+    let scale = vec![1.0; granularity.count(d_out, d_in)];
+    let mut out = vec![0.0; rows * d_out];
+    check(kernel, &x, &pool[..len], [d_out, d_in], granularity);
+    let (mut times, mut reads) = (Vec::new(), Vec::new());
+    let parts = pool.chunks_exact(pool.len() / 8).cycle();
+    let weights: Vec<_> = pool.chunks_exact(len).take(200).collect();
+    for (weights, part) in weights.chunks(weights.len().div_ceil(8)).zip(parts) {
+        for words in weights {
+            times.push(seconds(|| {
+                let activations = Activations::quantize(kernel, &x, d_in);
+                ternary_linear(
+                    kernel,
+                    &activations,
+                    words,
+                    d_out,
+                    granularity,
+                    &scale,
+                    &mut out,
+                );
+            }));
+            black_box(&out);
+        }
+        let time = seconds(|| {
+            black_box(read(part, threads));
+        });
+        reads.push(size_of_val(part) as f64 / time / 1e9);
+    }
+    report(
+        kernel.name(),
+        [d_out, d_in],
+        granularity,
+        rows,
+        threads,
+        median(times),
+        Some(4 * len),
+        Some(median(reads)),
+    );
+}
+
+/// Prefill: bound by arithmetic, quantization included.
+fn many(
+    kernel: &dyn Kernel,
+    pool: &[u32],
+    [d_out, d_in]: [usize; 2],
+    granularity: Granularity,
+    rows: usize,
+    threads: usize,
+) {
+    let words = &pool[..d_out * words_per_row(d_in)];
+    let x = random_floats(rows * d_in);
+    let scale = vec![1.0; granularity.count(d_out, d_in)];
+    let mut out = vec![0.0; rows * d_out];
+    check(kernel, &x[..9 * d_in], words, [d_out, d_in], granularity);
+    let repeats = if kernel.name() == "scalar" { 2 } else { 7 };
+    let times = (0..repeats)
+        .map(|_| {
+            seconds(|| {
+                let activations = Activations::quantize(kernel, &x, d_in);
+                ternary_linear(
+                    kernel,
+                    &activations,
+                    words,
+                    d_out,
+                    granularity,
+                    &scale,
+                    &mut out,
+                );
+            })
+        })
+        .collect();
+    black_box(&out);
+    report(
+        kernel.name(),
+        [d_out, d_in],
+        granularity,
+        rows,
+        threads,
+        median(times),
+        None,
+        None,
+    );
+}
+
+fn float(pool: &[u32], [d_out, d_in]: [usize; 2], rows: usize, threads: usize) {
+    let words = &pool[..d_out * words_per_row(d_in)];
+    let (x, dy) = (random_floats(rows * d_in), random_floats(rows * d_out));
+    let (mut y, mut dx) = (vec![0.0; rows * d_out], vec![0.0; rows * d_in]);
+    let g = Granularity::Tensor;
+    let forward = (0..5)
+        .map(|_| seconds(|| ternary_linear_float(&x, words, d_out, d_in, g, &[1.0], &mut y)))
+        .collect();
+    let backward = (0..5)
+        .map(|_| seconds(|| ternary_linear_dx(&dy, words, d_out, d_in, g, &[1.0], &mut dx)))
+        .collect();
+    report(
+        "float y",
+        [d_out, d_in],
+        g,
+        rows,
+        threads,
+        median(forward),
+        None,
+        None,
+    );
+    report(
+        "float dx",
+        [d_out, d_in],
+        g,
+        rows,
+        threads,
+        median(backward),
+        None,
+        None,
+    );
+}
+
+#[allow(clippy::too_many_arguments)]
+fn report(
+    name: &str,
+    [d_out, d_in]: [usize; 2],
+    granularity: Granularity,
+    rows: usize,
+    threads: usize,
+    time: f64,
+    bytes: Option<usize>,
+    read: Option<f64>,
+) {
+    let scale = match granularity {
+        Granularity::Tensor => "tensor".to_owned(),
+        Granularity::Row => "row".to_owned(),
+        Granularity::Group(size) => format!("g{size}"),
+    };
+    let macs = (d_out * d_in * rows) as f64 / time / 1e9;
+    let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.1}"));
+    println!(
+        "{name},{d_out},{d_in},{scale},{rows},{threads},{:.1},{macs:.1},{},{}",
+        time * 1e6,
+        number(bytes.map(|bytes| bytes as f64 / time / 1e9)),
+        number(read),
+    );
+}
+
+/// Sum of all words: nothing reads memory faster than this.
+fn read(words: &[u32], threads: usize) -> u64 {
+    let sum = |words: &[u32]| {
+        let (lines, _) = words.as_chunks::<64>();
+        let mut sums = [0u32; 64];
+        for line in lines {
+            for (sum, word) in sums.iter_mut().zip(line) {
+                *sum ^= word;
+            }
+        }
+        sums.iter().map(|&sum| u64::from(sum)).sum::<u64>()
+    };
+    let parts: Vec<_> = words.chunks(words.len().div_ceil(threads)).collect();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts[1..]
+            .iter()
+            .map(|&part| scope.spawn(move || sum(part)))
+            .collect();
+        sum(parts[0])
+            + others
+                .into_iter()
+                .map(|other| other.join().expect("a sum"))
+                .sum::<u64>()
+    })
+}
+
+fn seconds(body: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    body();
+    start.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn random(state: &mut u64) -> u32 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 32) as u32
+}
+
+fn random_words(len: usize) -> Vec<u32> {
+    let mut state = 1;
+    (0..len)
+        .map(|_| random(&mut state))
+        .map(|bits| bits ^ ((bits & (bits >> 1) & ZERO_WORD) << 1))
+        .collect()
+}
+
+fn random_floats(len: usize) -> Vec<f32> {
+    let mut state = 2;
+    (0..len)
+        .map(|_| random(&mut state) as i32 as f32 / i32::MAX as f32)
+        .collect()
+}
