@@ -1,7 +1,7 @@
 //! Decode: 1 to 8 rows of activations. The weight is read once, in 128-bit loads that are all issued before first use.
 //!
 //! `lanes` units share a row of the weight, each unit works on `tile` rows, and the partial sums meet by shuffles (or in
-//! shared memory where planes cannot shuffle). `lanes` is chosen so that the 128-bit vectors of a row divide evenly.
+//! shared memory where planes cannot shuffle). Few loads per unit and many units beat the reverse until the card is full.
 
 use cubecl::client::Client;
 use cubecl::ir::ElemType;
@@ -45,6 +45,8 @@ pub struct Blueprint {
     pub native_dot: bool,
 }
 
+/// Cubes of one plane that a processor holds at a time, with some to spare.
+const CUBES_PER_PROCESSOR: usize = 24;
 /// Most rows that this routine takes: beyond, the sums of a unit outgrow its registers.
 pub const MAX_ROWS: usize = 8;
 
@@ -66,32 +68,36 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
     } else {
         32
     };
+    let most_cubes = CUBES_PER_PROCESSOR * device.processors as usize;
     // Emulated dot products are long: one shape and short bodies keep the run-time compiler quick.
-    let (lanes, depth) = if device.native_dot {
-        // At most four loads in flight per unit: more lanes beat more loads on an H200, see benches/record.
-        let lanes = [8, 16, 32]
-            .into_iter()
-            .find(|&lanes| vectors.div_ceil(lanes) <= 4);
-        let lanes = lanes.unwrap_or(32).min(widest);
+    let (lanes, tile, depth) = if device.native_dot {
+        let lanes_for = |loads| {
+            let fitting = [8, 16, 32]
+                .into_iter()
+                .find(|&lanes| vectors.div_ceil(lanes) <= loads);
+            fitting.unwrap_or(32).min(widest)
+        };
+        // Few weight rows: more lanes rather than more loads per unit. Many: the other way round, and two rows per
+        // unit, so that each vector of activations serves both. Best of 36 plans a shape, see benches/record.
+        let many = problem.d_out * lanes_for(4) / 32 > most_cubes;
+        let (lanes, tile) = if many {
+            (lanes_for(if problem.rows > 2 { 4 } else { 7 }), 2)
+        } else {
+            (lanes_for(4), 1)
+        };
         (
             lanes,
+            tile,
             vectors
                 .div_ceil(lanes)
                 .min(if problem.rows > 2 { 4 } else { 8 }),
         )
     } else {
-        (16.min(widest), 1)
+        (16.min(widest), 1, 1)
     };
-    // One plane per cube spreads best while a processor can hold its share of the cubes. Beyond, a unit takes two rows,
-    // and each vector of activations that it loads serves both.
-    let room = 24 * device.processors as usize;
+    // One plane per cube spreads best, while a processor can hold its share of the cubes.
     let mut units = 32.max(lanes);
-    let tile = if device.native_dot && problem.d_out * lanes / units > room {
-        2
-    } else {
-        1
-    };
-    while problem.d_out.div_ceil(tile) * lanes / units > room {
+    while problem.d_out.div_ceil(tile) * lanes / units > most_cubes {
         units *= 2;
     }
     let slots = (units / lanes)
