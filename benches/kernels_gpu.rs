@@ -19,7 +19,7 @@ use bitnet_kernels::cube::{
 use bitnet_kernels::quantize::absmax_int8;
 use bitnet_kernels::{Granularity, PackedTernary, Scale};
 use burn::backend::DispatchDevice;
-use burn::tensor::{Device, DeviceType};
+use burn::tensor::{Device, DeviceType, Distribution, FloatDType, Tensor};
 use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::CubeElement;
@@ -91,6 +91,7 @@ fn main() {
         for rows in [512, 2048] {
             for &shape in LAYER_2B4T {
                 bench.gemm(shape, rows);
+                bench.burn_bf16(shape, rows);
             }
         }
         for rows in [1, 512] {
@@ -364,6 +365,29 @@ impl Bench {
             let plan = format!("planes {:?} fragments {:?}", plan.planes, plan.fragments);
             self.report("tensor-cores", &problem, &plan, weights.bytes, us);
         }
+    }
+
+    /// Burn's own dense product in bf16, what the layer would be without this crate: launched eagerly, since one takes
+    /// longer than its launch.
+    fn burn_bf16(&self, (d_out, d_in): (usize, usize), rows: usize) {
+        let random = |shape| {
+            let distribution = Distribution::Default;
+            Tensor::<2>::random(shape, distribution, &self.device).cast(FloatDType::BF16)
+        };
+        let (x, w) = (random([rows, d_in]), random([d_in, d_out]));
+        let mut times: Vec<f64> = (0..7)
+            .map(|_| {
+                self.device.sync().expect("synchronized");
+                let start = Instant::now();
+                let kept: Vec<_> = (0..20).map(|_| x.clone().matmul(w.clone())).collect();
+                self.device.sync().expect("synchronized");
+                drop(kept);
+                start.elapsed().as_secs_f64() * 1e6 / 20.0
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let problem = self.problem(rows, d_out, d_in);
+        self.report("burn-bf16", &problem, "", 2 * d_out * d_in, times[3]);
     }
 
     fn quantize(&self, rows: usize, d_in: usize) {
