@@ -234,21 +234,35 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
     let mut next_w = Array::<Vector<u32, W>>::new(fn_);
     let mut now_w = Array::<Vector<u32, W>>::new(fn_);
 
+    // A unit stages the same chunk of every (units / 8)th row. That step is even, so its places differ by `units`, and one
+    // address serves them all; likewise a plane's fragments lie 16 rows apart.
+    let chunk = unit % BLOCK_WORDS;
+    let store = place(unit);
+    let mut x_rows = Array::<usize>::new(loads);
+    #[unroll]
+    for i in 0..loads {
+        let row = first_row + unit / BLOCK_WORDS + i * comptime!(units / BLOCK_WORDS);
+        x_rows[i] = last_of(row, rows) * words;
+    }
+    let mut w_rows = Array::<usize>::new(fn_);
+    #[unroll]
+    for f in 0..fn_ {
+        w_rows[f] = last_of(plane_out + f * 8 + quad, d_out) * (words / 2);
+    }
+    let mut fetch = Array::<usize>::new(2usize);
+    #[unroll]
+    for j in 0..2usize {
+        fetch[j] = place((plane_row + quad) * BLOCK_WORDS + quarter * 2 + j);
+    }
+
     // Prologue: the first block.
     #[unroll]
     for i in 0..loads {
-        let at = unit + i * units;
-        staged[place(at)] = load_x::<V>(
-            x,
-            first_row + at / BLOCK_WORDS,
-            at % BLOCK_WORDS,
-            rows,
-            words,
-        );
+        staged[store + i * units] = load_x::<V>(x, x_rows[i], chunk, words);
     }
     #[unroll]
     for f in 0..fn_ {
-        now_w[f] = load_w::<W>(codes, plane_out + f * 8 + quad, quarter, d_out, words);
+        now_w[f] = codes[w_rows[f] + last_of(quarter, words / 2)];
     }
     sync_cube();
 
@@ -256,14 +270,13 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
         let next = block + 1;
         #[unroll]
         for i in 0..loads {
-            let at = unit + i * units;
-            let word = next * BLOCK_WORDS + at % BLOCK_WORDS;
-            next_x[i] = load_x::<V>(x, first_row + at / BLOCK_WORDS, word, rows, words);
+            next_x[i] = load_x::<V>(x, x_rows[i], next * BLOCK_WORDS + chunk, words);
         }
+        // Two words of each weight row. Beyond the last column any codes do: they meet zeros.
+        let pair = last_of(next * comptime!(BLOCK_WORDS / 2) + quarter, words / 2);
         #[unroll]
         for f in 0..fn_ {
-            let pair = next * comptime!(BLOCK_WORDS / 2) + quarter;
-            next_w[f] = load_w::<W>(codes, plane_out + f * 8 + quad, pair, d_out, words);
+            next_w[f] = codes[w_rows[f] + pair];
         }
 
         let base = (block % 2) * staged_vectors;
@@ -273,10 +286,9 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
             let mut lower = Array::<Vector<i32, V>>::new(fm);
             #[unroll]
             for m in 0..fm {
-                let row = plane_row + m * 16 + quad;
-                let chunk = quarter * 2 + j;
-                upper[m] = staged[base + place(row * BLOCK_WORDS + chunk)];
-                lower[m] = staged[base + place((row + 8) * BLOCK_WORDS + chunk)];
+                let at = base + fetch[j] + m * comptime!(16 * BLOCK_WORDS);
+                upper[m] = staged[at];
+                lower[m] = staged[at + comptime!(8 * BLOCK_WORDS)];
             }
             #[unroll]
             for h in 0..2usize {
@@ -341,7 +353,7 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
             let base = (next % 2) * staged_vectors;
             #[unroll]
             for i in 0..loads {
-                staged[base + place(unit + i * units)] = next_x[i];
+                staged[base + store + i * units] = next_x[i];
             }
         }
         #[unroll]
@@ -389,29 +401,11 @@ fn place(at: usize) -> usize {
     row * BLOCK_WORDS + (slot ^ ((row % 2) * 4))
 }
 
-/// Sixteen activations of a row, zeros beyond the last column. Rows beyond the last repeat it and are not stored.
+/// Sixteen activations of the row that starts at `row`, zeros beyond its last column.
 #[cube]
-fn load_x<V: Size>(
-    x: &[Vector<i32, V>],
-    row: usize,
-    word: usize,
-    rows: usize,
-    words: usize,
-) -> Vector<i32, V> {
-    let loaded = x[last_of(row, rows) * words + last_of(word, words)];
+fn load_x<V: Size>(x: &[Vector<i32, V>], row: usize, word: usize, words: usize) -> Vector<i32, V> {
+    let loaded = x[row + last_of(word, words)];
     select(word < words, loaded, Vector::new(0i32))
-}
-
-/// Two words of a weight row. Beyond the last column any codes do: they meet zeros.
-#[cube]
-fn load_w<W: Size>(
-    codes: &[Vector<u32, W>],
-    row: usize,
-    pair: usize,
-    d_out: usize,
-    words: usize,
-) -> Vector<u32, W> {
-    codes[last_of(row, d_out) * (words / 2) + last_of(pair, words / 2)]
 }
 
 /// Four codes 0, 1, 2 of a word, or with `signed` the trits -1, 0, 1: `code - 1` in each byte, without borrows.
