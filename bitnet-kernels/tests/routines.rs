@@ -109,7 +109,6 @@ fn capable() -> Capabilities {
         native_dot: true,
         processors: 132,
         max_units: 1024,
-        shared_memory: 227 << 10,
     }
 }
 

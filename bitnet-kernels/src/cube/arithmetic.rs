@@ -128,3 +128,9 @@ pub(crate) fn sum_of<V: Size>(x: Vector<i32, V>, #[comptime] native: bool) -> i3
 pub(crate) fn descale(acc: i32, x_scale: f32) -> f32 {
     f32::cast_from(acc) / x_scale
 }
+
+/// `index`, or the last valid one.
+#[cube]
+pub(crate) fn last_of(index: usize, count: usize) -> usize {
+    select(index < count, index, count - 1)
+}

@@ -7,7 +7,7 @@ use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::arithmetic::{descale, dot_codes, sum_of};
+use super::arithmetic::{descale, dot_codes, last_of, sum_of};
 use super::quantize::Layout;
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer};
 
@@ -193,10 +193,4 @@ pub(crate) fn ternary_gemm<F: Float, V: Size>(
             }
         }
     }
-}
-
-/// `index`, or the last valid one.
-#[cube]
-fn last_of(index: usize, count: usize) -> usize {
-    select(index < count, index, count - 1)
 }

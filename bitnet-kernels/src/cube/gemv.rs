@@ -78,7 +78,7 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
             fitting.unwrap_or(32).min(widest)
         };
         // Few weight rows: more lanes rather than more loads per unit. Many: the other way round, and two rows per
-        // unit, so that each vector of activations serves both. Best of 36 plans a shape, see benches/record.
+        // unit, so that each vector of activations serves both. What `--sweep` of the GPU bench found on an H200.
         let many = problem.d_out * lanes_for(4) / 32 > most_cubes;
         let (lanes, tile) = if many {
             (lanes_for(if problem.rows > 2 { 4 } else { 7 }), 2)

@@ -51,8 +51,6 @@ pub struct Capabilities {
     pub processors: u32,
     /// Most units in a cube.
     pub max_units: u32,
-    /// Bytes of shared memory of a cube.
-    pub shared_memory: usize,
 }
 
 impl Capabilities {
@@ -88,7 +86,6 @@ impl Capabilities {
                     .any(|matrix| matrix.a_type == int8),
             processors: hardware.num_streaming_multiprocessors.unwrap_or(32),
             max_units: hardware.max_units_per_cube,
-            shared_memory: hardware.max_shared_memory_size,
         }
     }
 }

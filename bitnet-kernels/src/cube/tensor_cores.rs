@@ -11,7 +11,7 @@ use cubecl::cmma::{MatrixIdent, MmaDefinition};
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::arithmetic::descale;
+use super::arithmetic::{descale, last_of};
 use super::quantize::Layout;
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer};
 
@@ -417,9 +417,4 @@ fn four_codes(word: u32, #[comptime] i: usize, #[comptime] signed: bool) -> u32 
     } else {
         codes
     }
-}
-
-#[cube]
-fn last_of(index: usize, count: usize) -> usize {
-    select(index < count, index, count - 1)
 }
