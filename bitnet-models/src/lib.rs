@@ -8,6 +8,12 @@
 //!
 //! Deliberately absent: kernels and bit layouts (`bitnet-kernels`), optimizers, printing.
 
+pub mod architectures;
+mod error;
+pub mod generation;
 pub mod layers;
+pub mod tokenizer;
+pub mod weights;
 
+pub use error::ModelError;
 pub use layers::{BitLinear, BitLinearConfig};

@@ -1,0 +1,1 @@
+//! Model families: which decoder a configuration describes.

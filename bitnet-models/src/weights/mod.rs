@@ -1,0 +1,109 @@
+//! Checkpoints: files of tensors with a configuration, in any of the public formats.
+//!
+//! Each format speaks the Hugging Face names outwards, for tensors and for configuration keys alike; a format that uses
+//! others translates at its own door. What a file says is hostile until checked: every number is proven against the
+//! file's size before anything is allocated or indexed by it.
+//!
+//! Method: files are mapped into memory, tensors are handed out one at a time, and the pages of a tensor that has been
+//! read are given back, so that loading needs the final size and one tensor.
+
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::path::Path;
+
+use bitnet_kernels::PackedTernary;
+use serde_json::{Map, Value};
+
+use crate::ModelError;
+use crate::tokenizer::Vocabulary;
+
+/// The keys of a `config.json`. A key that occurs twice has its last value, as in Python.
+pub type ConfigMap = Map<String, Value>;
+
+/// An opened checkpoint.
+pub trait Checkpoint: Debug + Send + Sync {
+    /// The file or folder that was opened.
+    fn path(&self) -> &Path;
+
+    /// The format's name, e.g. `safetensors`, `gguf`.
+    fn format(&self) -> &'static str;
+
+    /// The configuration, with the keys of Hugging Face's `config.json`. Always holds `architectures`.
+    fn config(&self) -> &ConfigMap;
+
+    /// Generation defaults (`generation_config.json`), empty if the checkpoint has none.
+    fn generation(&self) -> &ConfigMap;
+
+    /// The tokenizer inside the checkpoint's own file, if it carries one (GGUF).
+    fn vocabulary(&self) -> Option<&Vocabulary> {
+        None
+    }
+
+    /// Every tensor, in file order, with Hugging Face names.
+    fn tensors(&self) -> &[TensorInfo];
+
+    /// A vector or matrix of floats, block-quantized ones widened. The shape is proven.
+    ///
+    /// # Errors
+    ///
+    /// A missing tensor, another shape, or an encoding that holds no floats.
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Floats<'_>, ModelError>;
+
+    /// The weight of a linear layer or table: ternary if the file holds it ternary, else float. Scales multiply,
+    /// whatever the file's convention, and rows are in rotate-half order, whatever the file's.
+    ///
+    /// `name` ends in `.weight`.
+    ///
+    /// # Errors
+    ///
+    /// As [`floats`](Self::floats), and codes or scales that mean nothing.
+    fn matrix(&self, name: &str, d_out: usize, d_in: usize) -> Result<Matrix<'_>, ModelError>;
+}
+
+/// What a file says of one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Hugging Face name.
+    pub name: String,
+    /// Name in the file.
+    pub file_name: String,
+    /// Shape as rows and columns of numbers, slowest first; of a packed matrix the shape of its numbers, not its bytes.
+    pub shape: Vec<usize>,
+    /// Encoding, by the name that its format gives it: `F32`, `BF16`, `U8`, `I2_S`, `TQ2_0`.
+    pub encoding: String,
+    /// Bytes in the file.
+    pub bytes: usize,
+    /// Which of the checkpoint's files holds it: its name without the folder.
+    pub file: String,
+}
+
+/// Number format of [`Floats`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FloatKind {
+    /// 32 bits.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of an f32.
+    BF16,
+}
+
+/// Floats in a file, little endian, contiguous, slowest dimension first.
+#[derive(Debug, Clone)]
+pub struct Floats<'a> {
+    /// Number format.
+    pub kind: FloatKind,
+    /// Shape, slowest first.
+    pub shape: Vec<usize>,
+    /// The numbers; borrowed from the mapped file where it holds them like this.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// The weight of a linear layer as a file holds it.
+#[derive(Debug, Clone)]
+pub enum Matrix<'a> {
+    /// Quantized: trits and scales.
+    Ternary(PackedTernary),
+    /// Not quantized: a master, or a layer that stays float.
+    Float(Floats<'a>),
+}
