@@ -3,13 +3,13 @@
 //! A message has four parts: the thing, what was found, what was expected, the way out. Variants follow what the
 //! caller can do about it. Mistakes of the calling program (a wrong rank) panic instead, as in Burn.
 
-/// Why a ternary matrix, a packed buffer or an operation was refused.
+/// Why a matrix, a packed buffer or an operation was refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
     /// A matrix dimension is zero or too large for exact 32-bit sums.
     #[error(
-        "ternary matrix {d_out} x {d_in}: {rule}. Split the layer, or check that the dimensions are not swapped or corrupt"
+        "matrix {d_out} x {d_in}: {rule}. Split the layer, or check that the dimensions are not swapped or corrupt"
     )]
     Dimensions {
         /// Rows of the matrix.
@@ -121,6 +121,36 @@ pub enum KernelError {
         /// The value found.
         value: f32,
     },
+    /// A number that a table's format cannot hold.
+    #[error(
+        "table: {value} at index {index} is infinite in {format}, expected a number within its range. Keep the table in {wider}"
+    )]
+    TableRange {
+        /// Name of the format.
+        format: &'static str,
+        /// Index in the flat data.
+        index: usize,
+        /// The number found.
+        value: f32,
+        /// Name of a format that holds it.
+        wider: &'static str,
+    },
+    /// Bits behind the last column of a row that are not zero.
+    #[error(
+        "{what}: the padding of row {row} is not zero. The data is damaged, or written in another layout or shape"
+    )]
+    Padding {
+        /// Which data.
+        what: &'static str,
+        /// The first such row.
+        row: usize,
+    },
+    /// A table format was asked for by a name that there is not.
+    #[error("table format `{found}`: not known. Choose one of f32, f16, bf16, int8, int4")]
+    UnknownTableFormat {
+        /// The name asked for.
+        found: String,
+    },
     /// A layout that can be read but not written.
     #[error("{layout}: can be read but not written: {reason}")]
     ReadOnly {
@@ -152,5 +182,11 @@ pub enum KernelError {
         available: String,
         /// The environment variable that named it.
         variable: &'static str,
+    },
+    /// A format that no key/value cache has.
+    #[error("cache format `{found}`: not known. Expected f32, f16 or int8")]
+    CacheFormat {
+        /// The name given.
+        found: String,
     },
 }

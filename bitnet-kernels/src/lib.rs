@@ -5,7 +5,10 @@
 //! | [`ternary_linear`], int8 activations | scalar, AVX2, AVX-512 VNNI, NEON, NEON dotprod | `gemv`, `tensor-cores`, `gemm` | Burn primitives |
 //! | [`ternary_linear`], float activations | dequantized tiles through `gemm` | `float` | Burn primitives |
 //! | gradients of both | dequantized tiles through `gemm` | `float` | Burn primitives |
+//! | [`cached_attention`] | scalar, AVX2, AVX-512, NEON | one cube per query | Burn primitives |
 //! | [`ternarize`] | f64 means | Burn's means, then one pass | Burn primitives |
+//! | [`table_linear`], the output head | portable, AVX2, AVX-512, NEON | `table` | Burn primitives |
+//! | [`table_rows`], the embedding | one loop | `table` | Burn primitives |
 //!
 //! Invariants: a [`PackedTernary`] or [`TernaryTensor`] that exists is valid, so kernels do not check again. Integer sums
 //! are exact: the oracle ([`mod@reference`]), every kernel and every device give the same bits, activation scales included.
@@ -24,8 +27,15 @@ pub mod packing;
 pub mod quantize;
 pub mod reference;
 mod self_test;
+mod table;
 
 pub use error::KernelError;
+pub use ops::attention::{
+    self, AttentionOps, AttentionShape, AttentionSpec, CacheFormat, CacheTensor, cached_attention,
+};
+pub use ops::table::{
+    TableOps, TableSpec, TableTensor, defaults as table_defaults, table_linear, table_rows,
+};
 pub use ops::{
     TernaryOps, TernarySpec, TernaryTensor, defaults, ternarize, ternary_linear,
     ternary_linear_latent,
@@ -33,3 +43,4 @@ pub use ops::{
 pub use packed::{Granularity, Histogram, PackedTernary, Scale};
 pub use quantize::{ActivationQuantizer, WeightQuantizer};
 pub use self_test::{Verdict, self_test};
+pub use table::{PackedTable, TableFormat, TableView};

@@ -105,6 +105,14 @@ impl Scale {
         }
     }
 
+    /// Gives up the factors, flat, in row order.
+    pub(crate) fn into_values(self) -> Vec<f32> {
+        match self {
+            Self::Tensor(value) => vec![value],
+            Self::Row(values) | Self::Group { values, .. } => values,
+        }
+    }
+
     /// The factor of one element of a matrix with `d_in` columns.
     pub fn at(&self, row: usize, column: usize, d_in: usize) -> f32 {
         match self {

@@ -5,6 +5,7 @@
 //! int8 formula in their own registers and are tested against [`absmax_int8`].
 
 use burn::tensor::Tensor;
+use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use crate::packing::check_dimensions;
@@ -109,8 +110,40 @@ pub fn ternarize(
     quantizer: WeightQuantizer,
     granularity: Granularity,
 ) -> Result<PackedTernary, KernelError> {
-    check_dimensions(d_out, d_in)?;
+    check_weight(weight, d_out, d_in)?;
     granularity.checked()?;
+    let (trits, scales) = ternarize_unchecked(weight, d_in, quantizer, granularity);
+    PackedTernary::from_trits(&trits, Scale::from_values(granularity, scales), d_out, d_in)
+}
+
+/// Quantizes as [`WeightQuantizer::AbsMean`] with every step rounded to bf16, as the tools of some published checkpoints
+/// do: `s = 1 / max(mean|W|, 1e-5)`, `T = clamp(round(W · s), -1, 1)`, and the scale is `1 / s` in f32.
+///
+/// Differs from [`ternarize`] in about one trit of a thousand. The mean itself is accumulated exactly and rounded once.
+///
+/// # Errors
+///
+/// As [`ternarize`].
+pub fn ternarize_bf16(
+    weight: &[f32],
+    d_out: usize,
+    d_in: usize,
+) -> Result<PackedTernary, KernelError> {
+    check_weight(weight, d_out, d_in)?;
+    let round = |value: f32| bf16::from_f32(value).to_f32();
+    let sum: f64 = weight.iter().map(|&w| f64::from(round(w).abs())).sum();
+    let mean = round((sum / weight.len() as f64) as f32);
+    let inverse = round(1.0 / mean.max(round(EPSILON)));
+    let trits: Vec<i8> = weight
+        .iter()
+        .map(|&w| round(round(w) * inverse).round_ties_even().clamp(-1.0, 1.0) as i8)
+        .collect();
+    PackedTernary::from_trits(&trits, Scale::Tensor(1.0 / inverse), d_out, d_in)
+}
+
+/// Proves that `weight` is a `d_out` x `d_in` matrix of finite numbers.
+fn check_weight(weight: &[f32], d_out: usize, d_in: usize) -> Result<(), KernelError> {
+    check_dimensions(d_out, d_in)?;
     if weight.len() != d_out * d_in {
         let (found, expected) = (weight.len(), d_out * d_in);
         return Err(KernelError::Length {
@@ -129,8 +162,7 @@ pub fn ternarize(
             value: weight[index],
         });
     }
-    let (trits, scales) = ternarize_unchecked(weight, d_in, quantizer, granularity);
-    PackedTernary::from_trits(&trits, Scale::from_values(granularity, scales), d_out, d_in)
+    Ok(())
 }
 
 /// Trits and scales of a checked shape. Non-finite weights yield trits of 0 and a non-finite scale, so that a product

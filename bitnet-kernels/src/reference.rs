@@ -3,7 +3,9 @@
 //! Each function is a formula of the papers (arXiv 2402.17764, section 2) with its sums written out. Integer sums are in
 //! i32 and exact; float sums are taken in f64 and rounded once, so what they disagree with is the other side's rounding.
 
-use crate::Scale;
+use half::f16;
+
+use crate::{AttentionShape, CacheFormat, PackedTable, Scale, TableFormat};
 
 /// s = 127 / max(max|x|, 1e-5), q = clamp(round(x·s), -128, 127), ties to even.
 ///
@@ -129,6 +131,176 @@ pub fn ternary_linear_dx(dy: &[f32], trits: &[i8], scale: &Scale, d_in: usize) -
     dx
 }
 
+/// W\[row, column\] of a table, from the fields of its bits. Exact.
+pub fn table_number(table: &PackedTable, row: usize, column: usize) -> f64 {
+    let format = table.format();
+    let per_word = format.numbers_per_word();
+    let bits = 32 / per_word;
+    let at = row * table.columns().div_ceil(per_word) + column / per_word;
+    let code = i64::from(table.words()[at]) >> (column % per_word * bits) & ((1 << bits) - 1);
+    let float = |exponent: i32, mantissa: i32| {
+        let sign = if code >> (exponent + mantissa) == 0 {
+            1.0
+        } else {
+            -1.0
+        };
+        let (e, m) = (
+            code >> mantissa & ((1 << exponent) - 1),
+            code & ((1 << mantissa) - 1),
+        );
+        let implicit = if e == 0 { 0.0 } else { 1.0 };
+        let fraction = m as f64 / 2f64.powi(mantissa) + implicit;
+        sign * fraction * 2f64.powi(e.max(1) as i32 + 1 - (1 << (exponent - 1)))
+    };
+    let signed = || {
+        (if code >> (bits - 1) == 0 {
+            code
+        } else {
+            code - (1 << bits)
+        }) as f64
+    };
+    let (number, scale) = match format {
+        TableFormat::F32 => (float(8, 23), 0),
+        TableFormat::F16 => (float(5, 10), 0),
+        TableFormat::BF16 => (float(8, 7), 0),
+        TableFormat::Int8 => (signed(), row),
+        TableFormat::Int4 => (signed(), row * table.columns().div_ceil(32) + column / 32),
+    };
+    number * f64::from(table.scale()[scale])
+}
+
+/// Rows of a table.
+///
+/// # Shapes
+///
+/// - result: `[ids, columns]`
+pub fn table_rows(ids: &[usize], table: &PackedTable) -> Vec<f32> {
+    let row = |&id: &usize| (0..table.columns()).map(move |k| table_number(table, id, k) as f32);
+    ids.iter().flat_map(row).collect()
+}
+
+/// y = x · Wᵀ.
+///
+/// # Shapes
+///
+/// - x: `[count, columns]`
+/// - result: `[count, rows]`
+pub fn table_linear(x: &[f32], table: &PackedTable) -> Vec<f32> {
+    let mut y = Vec::new();
+    for x in x.chunks_exact(table.columns()) {
+        for n in 0..table.rows() {
+            let terms = x.iter().enumerate();
+            let sum: f64 = terms
+                .map(|(k, &x)| f64::from(x) * table_number(table, n, k))
+                .sum();
+            y.push(sum as f32);
+        }
+    }
+    y
+}
+
+/// dx = dy · W: the gradient of the input.
+///
+/// # Shapes
+///
+/// - dy: `[count, rows]`
+/// - result: `[count, columns]`
+pub fn table_linear_dx(dy: &[f32], table: &PackedTable) -> Vec<f32> {
+    let mut dx = Vec::new();
+    for dy in dy.chunks_exact(table.rows()) {
+        for k in 0..table.columns() {
+            let terms = dy.iter().enumerate();
+            let sum: f64 = terms
+                .map(|(n, &dy)| f64::from(dy) * table_number(table, n, k))
+                .sum();
+            dx.push(sum as f32);
+        }
+    }
+    dx
+}
+
+/// What a cache of this format returns for a row.
+pub fn stored(format: CacheFormat, row: &[f32]) -> Vec<f32> {
+    match format {
+        CacheFormat::F32 => row.to_vec(),
+        CacheFormat::F16 => row
+            .iter()
+            .map(|x| f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32())
+            .collect(),
+        CacheFormat::Int8 => {
+            let amax = row.iter().fold(1e-5f32, |amax, x| amax.max(x.abs()));
+            row.iter()
+                .map(|x| (x * (127.0 / amax)).round_ties_even() * (amax * (1.0 / 127.0)))
+                .collect()
+        }
+    }
+}
+
+/// Writes k and v at `starts` into the cache of stored numbers, then o = Σ softmax(scale · q·K) · V over the positions up
+/// to min(start + i, capacity - 1), the sums in f64.
+///
+/// # Shapes
+///
+/// - q, result: `[batch, n_heads, seq, head_dim]`
+/// - k, v: `[batch, n_kv_heads, seq, head_dim]`
+/// - keys, values: `[batch, n_kv_heads, capacity, head_dim]`
+/// - starts: `[batch]`
+#[allow(clippy::too_many_arguments, reason = "one operand each")]
+pub fn cached_attention(
+    shape: AttentionShape,
+    format: CacheFormat,
+    scale: f64,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    keys: &mut [f32],
+    values: &mut [f32],
+    starts: &[usize],
+) -> Vec<f32> {
+    let (seq, capacity, head_dim) = (shape.seq, shape.capacity, shape.head_dim);
+    for (new, cache) in [(k, &mut *keys), (v, &mut *values)] {
+        for (index, row) in new.chunks_exact(head_dim).enumerate() {
+            let (head, i) = (index / seq, index % seq);
+            let position = starts[head / shape.n_kv_heads] + i;
+            if position < capacity {
+                let at = (head * capacity + position) * head_dim;
+                cache[at..at + head_dim].copy_from_slice(&stored(format, row));
+            }
+        }
+    }
+    let mut out = Vec::new();
+    for (index, q) in q.chunks_exact(head_dim).enumerate() {
+        let (row, head, i) = (
+            index / (shape.n_heads * seq),
+            index / seq % shape.n_heads,
+            index % seq,
+        );
+        let head = row * shape.n_kv_heads + head / (shape.n_heads / shape.n_kv_heads);
+        let visible = (starts[row] + i + 1).min(capacity);
+        let cached = |cache: &[f32], p: usize, d: usize| {
+            f64::from(cache[(head * capacity + p) * head_dim + d])
+        };
+        let scores: Vec<f64> = (0..visible)
+            .map(|p| {
+                let product: f64 = (0..head_dim)
+                    .map(|d| f64::from(q[d]) * cached(keys, p, d))
+                    .sum();
+                scale * product
+            })
+            .collect();
+        let largest = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(*s));
+        let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        out.extend((0..head_dim).map(|d| {
+            let value: f64 = (0..visible)
+                .map(|p| weights[p] * cached(values, p, d))
+                .sum();
+            (value / sum) as f32
+        }));
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,5 +344,59 @@ mod tests {
         let (q, s) = quantize_row(&[f32::INFINITY, f32::NAN]);
         assert!(q == [0, 0] && s.is_nan());
         assert!(ternary_linear(&[0], &[0.0], &[1], &Scale::Tensor(1.0), 1)[0].is_nan());
+    }
+
+    #[test]
+    fn a_table_computed_by_hand() {
+        let table = |format, words: &[u32], scale: &[f32]| {
+            PackedTable::new(format, words.to_vec(), scale.to_vec(), 2, 2).unwrap()
+        };
+        let ones = [1.0, -2.0, 0.5, 2f32.powi(-24)];
+        let tables = [
+            table(TableFormat::F32, &ones.map(f32::to_bits), &[1.0]),
+            table(TableFormat::F16, &[0xC000_3C00, 0x0001_3800], &[1.0]),
+            table(TableFormat::BF16, &[0xC000_3F80, 0x3380_3F00], &[1.0]),
+        ];
+        for table in tables {
+            assert_eq!(table_rows(&[0, 1], &table), ones);
+        }
+        let int8 = table(TableFormat::Int8, &[0xFE01, 0x0380], &[1.0, 0.5]);
+        assert_eq!(table_rows(&[1, 0], &int8), [-64.0, 1.5, 1.0, -2.0]);
+        let int4 = table(TableFormat::Int4, &[0xE1, 0x38], &[1.0, 0.5]);
+        assert_eq!(table_rows(&[1, 0], &int4), [-4.0, 1.5, 1.0, -2.0]);
+        assert_eq!(table_linear(&[1.0, 2.0], &int4), [-3.0, -1.0]);
+        assert_eq!(table_linear_dx(&[1.0, 2.0], &int4), [-7.0, 1.0]);
+    }
+
+    #[test]
+    fn attention_computed_by_hand() {
+        let shape = AttentionShape {
+            batch: 1,
+            n_heads: 2,
+            n_kv_heads: 1,
+            seq: 2,
+            capacity: 2,
+            head_dim: 1,
+        };
+        // Scores of the second head at position 1: ln 3 · 0 and ln 3 · 1, so weights 1/4 and 3/4.
+        let (mut keys, mut values) = ([9.0, 9.0], [9.0, 9.0]);
+        let out = cached_attention(
+            shape,
+            CacheFormat::F32,
+            3f64.ln(),
+            &[1.0, 0.0, 1.0, 1.0],
+            &[0.0, 1.0],
+            &[4.0, 8.0],
+            &mut keys,
+            &mut values,
+            &[0],
+        );
+        assert_eq!((keys, values), ([0.0, 1.0], [4.0, 8.0]));
+        assert_eq!(out, [4.0, 6.0, 4.0, 7.0]);
+        assert_eq!(stored(CacheFormat::F16, &[1e9, 1.0 + 1e-4]), [65504.0, 1.0]);
+        assert_eq!(
+            stored(CacheFormat::Int8, &[-127.0, 0.5, 1.5]),
+            [-127.0, 0.0, 2.0]
+        );
     }
 }

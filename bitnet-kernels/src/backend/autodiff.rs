@@ -11,7 +11,9 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::Shape;
 
 use crate::ops::{defaults, rows};
-use crate::{ActivationQuantizer, Granularity, TernaryOps, TernarySpec, WeightQuantizer};
+use crate::{
+    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer,
+};
 
 #[derive(Debug)]
 struct PackedBackward;
@@ -136,5 +138,66 @@ impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
         let (codes, scale) = B::ternarize(latent.into_primitive(), quantizer, granularity);
         (codes, <FloatTensor<Self>>::new(scale))
+    }
+}
+
+#[derive(Debug)]
+struct TableBackward;
+
+impl<B: TableOps> Backward<B, 1> for TableBackward {
+    type State = (IntTensor<B>, FloatTensor<B>, TableSpec);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x] = ops.parents;
+        let dy = grads.consume::<B>(&ops.node);
+        let (codes, scale, spec) = ops.state;
+        if let Some(x) = x {
+            grads.register::<B>(x.id, B::table_linear_dx(dy, codes, scale, spec));
+        }
+    }
+}
+
+impl<B: TableOps, C: CheckpointStrategy> TableOps for Autodiff<B, C> {
+    fn table_rows(
+        ids: IntTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let rows = B::table_rows(ids, codes, scale.into_primitive(), spec);
+        <FloatTensor<Self>>::new(rows)
+    }
+
+    fn table_linear(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let scale = scale.into_primitive();
+        match TableBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let y = B::table_linear(x.into_primitive(), codes.clone(), scale.clone(), spec);
+                prep.finish((codes, scale, spec), y)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::table_linear(x.into_primitive(), codes, scale, spec))
+            }
+        }
+    }
+
+    /// Itself linear in `dy`, but no gradient of a gradient is offered, as everywhere in Burn's autodiff.
+    fn table_linear_dx(
+        dy: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let dx = B::table_linear_dx(dy.into_primitive(), codes, scale.into_primitive(), spec);
+        <FloatTensor<Self>>::new(dx)
     }
 }

@@ -2,8 +2,9 @@
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -11,9 +12,12 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::cube::float::Direction;
 use crate::cube::{self, Problem};
+use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, block_means, forward_shape, rows};
 use crate::packing::words::words_per_row;
-use crate::{ActivationQuantizer, Granularity, TernaryOps, TernarySpec, WeightQuantizer};
+use crate::{
+    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer,
+};
 
 impl TernaryOps for CubeBackend {
     fn ternary_linear(
@@ -120,6 +124,48 @@ fn float_product(
     y
 }
 
-fn empty_like(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+pub(super) fn empty_like(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
+}
+
+impl TableOps for CubeBackend {
+    fn table_rows(
+        ids: IntTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let shape = rows_shape(&ids.shape(), &spec);
+        let ids = into_contiguous(Self::int_cast(ids, IntDType::I32));
+        let out = empty_like(&ids, shape, DType::F32);
+        let count = ids.shape().num_elements();
+        let table = table(codes, scale, spec);
+        cube::table::rows(&out.client, &ids.handle, &table, &out.handle, count);
+        out
+    }
+
+    fn table_linear(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (x.dtype, forward_shape(&x.shape(), &codes.shape()));
+        let x = into_contiguous(Self::float_cast(x, FloatDType::F32));
+        let count = rows(&shape);
+        let y = empty_like(&x, shape, DType::F32);
+        let table = table(codes, scale, spec);
+        cube::table::linear(&y.client, &x.handle, &table, &y.handle, count);
+        Self::float_cast(y, dtype.into())
+    }
+}
+
+fn table(codes: CubeTensor, scale: CubeTensor, spec: TableSpec) -> cube::table::Table {
+    cube::table::Table {
+        rows: codes.shape()[0],
+        codes: into_contiguous(codes).handle,
+        scale: into_contiguous(scale).handle,
+        format: spec.format,
+        columns: spec.columns,
+    }
 }

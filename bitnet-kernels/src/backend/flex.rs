@@ -1,15 +1,16 @@
 //! Flex, Burn's default CPU backend: borrowed slices straight into the CPU kernels.
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Element, FloatDType, Shape, TensorData};
+use burn::tensor::{DType, Element, FloatDType, IntDType, Shape, TensorData};
 
 use super::slices;
+use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, forward_shape};
 use crate::packing::words::words_per_row;
-use crate::{Granularity, TernaryOps, TernarySpec, WeightQuantizer};
+use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
 
 impl TernaryOps for Flex {
     fn ternary_linear(
@@ -65,8 +66,35 @@ impl TernaryOps for Flex {
     }
 }
 
+impl TableOps for Flex {
+    fn table_rows(
+        ids: IntTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let shape = rows_shape(&ids.shape(), &spec);
+        let ids = Self::int_cast(ids, IntDType::I32).to_contiguous();
+        let (codes, scale) = (codes.to_contiguous(), scale.to_contiguous());
+        let rows = slices::table_rows(slice(&ids), slice(&codes), slice(&scale), spec);
+        tensor(rows, shape, DType::F32)
+    }
+
+    fn table_linear(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (x.dtype(), forward_shape(&x.shape(), &codes.shape()));
+        let (x, codes, scale) = (floats(x), codes.to_contiguous(), scale.to_contiguous());
+        let y = slices::table_linear(slice(&x), slice(&codes), slice(&scale), spec);
+        tensor(y, shape, dtype)
+    }
+}
+
 /// Contiguous f32 values; a copy only if `x` is neither.
-fn floats(x: FlexTensor) -> FlexTensor {
+pub(super) fn floats(x: FlexTensor) -> FlexTensor {
     let x = if x.dtype() == DType::F32 {
         x
     } else {
@@ -76,7 +104,7 @@ fn floats(x: FlexTensor) -> FlexTensor {
 }
 
 /// The elements of a contiguous tensor. `storage` is the whole buffer, so the layout's offset applies.
-fn slice<E: Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
+pub(super) fn slice<E: Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
     let (start, end) = tensor
         .layout()
         .contiguous_offsets()

@@ -1,5 +1,6 @@
 //! [`TernaryOps`](crate::TernaryOps) on each backend: unwrap primitives, call a kernel, wrap. No arithmetic here.
 
+mod attention;
 mod autodiff;
 #[cfg(feature = "cube")]
 mod cube;

@@ -8,16 +8,17 @@
 use std::borrow::Cow;
 
 use burn::backend::ndarray::NdArrayTensor;
-use burn::backend::ops::FloatTensorOps;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{NdArray, TensorMetadata};
-use burn::tensor::{DType, FloatDType, Shape};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use ndarray::{ArcArray, ArrayD, ArrayView, IxDyn};
 
 use super::slices;
+use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, forward_shape};
 use crate::packing::words::words_per_row;
-use crate::{Granularity, TernaryOps, TernarySpec, WeightQuantizer};
+use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
 
 impl TernaryOps for NdArray {
     fn ternary_linear(
@@ -67,8 +68,35 @@ impl TernaryOps for NdArray {
     }
 }
 
+impl TableOps for NdArray {
+    fn table_rows(
+        ids: IntTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let shape = rows_shape(&ids.shape(), &spec);
+        let NdArrayTensor::I32(ids) = Self::int_cast(ids, IntDType::I32) else {
+            unreachable!("cast to i32")
+        };
+        let rows = slices::table_rows(&slice(ids.view()), &u32s(&codes), &f32s(&scale), spec);
+        tensor(rows, &shape, DType::F32)
+    }
+
+    fn table_linear(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TableSpec,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (x.dtype(), forward_shape(&x.shape(), &codes.shape()));
+        let y = slices::table_linear(&f32s(&floats(x)), &u32s(&codes), &f32s(&scale), spec);
+        tensor(y, &shape, dtype)
+    }
+}
+
 /// The f32 values of a float tensor; a copy only if it holds f64.
-fn floats(x: NdArrayTensor) -> NdArrayTensor {
+pub(super) fn floats(x: NdArrayTensor) -> NdArrayTensor {
     if x.dtype() == DType::F32 {
         x
     } else {
@@ -76,14 +104,14 @@ fn floats(x: NdArrayTensor) -> NdArrayTensor {
     }
 }
 
-fn f32s(x: &NdArrayTensor) -> Cow<'_, [f32]> {
+pub(super) fn f32s(x: &NdArrayTensor) -> Cow<'_, [f32]> {
     match x {
         NdArrayTensor::F32(values) => slice(values.view()),
         other => panic!("expected f32 values, found {:?}", other.dtype()),
     }
 }
 
-fn u32s(codes: &NdArrayTensor) -> Cow<'_, [u32]> {
+pub(super) fn u32s(codes: &NdArrayTensor) -> Cow<'_, [u32]> {
     match codes {
         NdArrayTensor::U32(values) => slice(values.view()),
         other => panic!("packed codes are u32 words, found {:?}", other.dtype()),
@@ -91,14 +119,14 @@ fn u32s(codes: &NdArrayTensor) -> Cow<'_, [u32]> {
 }
 
 /// The elements in row order; a copy only if they lie otherwise.
-fn slice<E: Clone>(view: ArrayView<'_, E, IxDyn>) -> Cow<'_, [E]> {
+pub(super) fn slice<E: Clone>(view: ArrayView<'_, E, IxDyn>) -> Cow<'_, [E]> {
     match view.to_slice() {
         Some(values) => Cow::Borrowed(values),
         None => Cow::Owned(view.iter().cloned().collect()),
     }
 }
 
-fn array<E: Clone>(values: Vec<E>, shape: &Shape) -> ArcArray<E, IxDyn> {
+pub(super) fn array<E: Clone>(values: Vec<E>, shape: &Shape) -> ArcArray<E, IxDyn> {
     let shape: Vec<usize> = shape.iter().copied().collect();
     ArrayD::from_shape_vec(IxDyn(&shape), values)
         .expect("as many values as the shape says")

@@ -2,7 +2,7 @@
 
 use crate::packing::words;
 use crate::quantize::{WeightQuantizer, ternarize_unchecked};
-use crate::{ActivationQuantizer, Granularity, TernarySpec, cpu};
+use crate::{ActivationQuantizer, Granularity, TableSpec, TableView, TernarySpec, cpu};
 
 /// `y [rows, d_out]`.
 pub(super) fn ternary_linear(
@@ -61,4 +61,26 @@ pub(super) fn ternarize(
 ) -> (Vec<u32>, Vec<f32>) {
     let (trits, scale) = ternarize_unchecked(latent, d_in, quantizer, granularity);
     (words::pack_rows(&trits, d_in), scale)
+}
+
+/// Rows of a table, `[ids, columns]`.
+pub(super) fn table_rows(ids: &[i32], codes: &[u32], scale: &[f32], spec: TableSpec) -> Vec<f32> {
+    let table = table(codes, scale, spec);
+    let mut rows = vec![0.0; ids.len() * spec.columns];
+    cpu::table_rows(ids, &table, &mut rows);
+    rows
+}
+
+/// `y [rows of x, rows of the table]`.
+pub(super) fn table_linear(x: &[f32], codes: &[u32], scale: &[f32], spec: TableSpec) -> Vec<f32> {
+    let table = table(codes, scale, spec);
+    let mut y = vec![0.0; x.len() / spec.columns * table.rows()];
+    cpu::table_linear(cpu::kernel(), x, &table, &mut y);
+    y
+}
+
+fn table<'a>(codes: &'a [u32], scale: &'a [f32], spec: TableSpec) -> TableView<'a> {
+    let TableSpec { format, columns } = spec;
+    let rows = codes.len() / format.words_per_row(columns);
+    TableView::new(format, codes, scale, rows, columns)
 }

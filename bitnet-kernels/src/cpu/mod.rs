@@ -5,8 +5,10 @@
 //! Integer sums are exact: every kernel, tile and number of threads gives the same bits.
 
 mod activations;
+mod attention;
 mod float;
 mod scalar;
+mod table;
 mod threads;
 mod tiles;
 
@@ -22,7 +24,9 @@ use crate::KernelError;
 use crate::packing::words::CODES_PER_WORD;
 
 pub use activations::Activations;
+pub use attention::{CacheSlices, cached_attention};
 pub use float::{ternary_linear_dx, ternary_linear_float};
+pub use table::{TABLE_BLOCK, TableBlocks, TableKernel, table_linear, table_rows};
 pub use threads::{set_threads, threads};
 pub use tiles::{ternary_linear, ternary_sums};
 
@@ -33,12 +37,12 @@ pub const MAX_LANES: usize = 16;
 /// Names the kernel to use instead of the best one.
 pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
 
-/// The inner loops of one instruction set.
+/// The inner loops of one instruction set, those of [`TableKernel`] among them.
 ///
 /// Activations come in blocks of `16 · lanes` columns, in the order that a shifted and masked vector of words has:
 /// `block[plane][lane][j] = column 16·lane + 4·plane + j`, so that `(words >> 2·plane) & CODE_MASK` meets its
 /// activations byte by byte. Sums are of *codes* 0, 1, 2; the caller subtracts the sum of the activations.
-pub trait Kernel: Sync + Debug {
+pub trait Kernel: TableKernel + Sync + Debug {
     /// `{arch}-{isa}`, as in logs and in `BITNET_KERNEL`.
     fn name(&self) -> &'static str;
 

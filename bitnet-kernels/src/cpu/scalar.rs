@@ -1,10 +1,12 @@
-//! Ternary × int8 sums without any instruction set in particular: what runs where nothing better does.
+//! Ternary × int8 sums and table products without any instruction set in particular: what runs where nothing better does.
 //!
 //! Reads canonical words like every kernel. Four words at a time are unpacked to 64 bytes and multiplied byte by byte,
 //! in fixed sizes and without branches, so that the compiler may use whatever vectors the target has.
 
-use super::{Kernel, ROWS, check_pair_sums, check_sums};
+use super::{Kernel, ROWS, TABLE_BLOCK, TableBlocks, TableKernel, check_pair_sums, check_sums};
+use crate::TableFormat;
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
+use crate::table::GROUP;
 
 /// Words in one step: the alignment of rows, so there is never a tail.
 const LANES: usize = 4;
@@ -61,6 +63,39 @@ impl Kernel for Scalar {
                         std::array::from_fn(|r| dot_pair(&codes[r], q, pair));
                 }
             }
+        }
+    }
+}
+
+impl TableKernel for Scalar {
+    fn table_tokens(&self) -> usize {
+        TOKENS
+    }
+
+    fn table_sums(&self, row: TableBlocks<'_>, x: &[&[f32]], sums: &mut [f32]) {
+        row.check(x, sums);
+        let mut acc = [[0.0; TABLE_BLOCK]; TOKENS];
+        let mut w = [0.0; TABLE_BLOCK];
+        let words = row
+            .words
+            .chunks_exact(row.format.words_per_row(TABLE_BLOCK));
+        for (block, words) in words.enumerate() {
+            row.format.decode(words, &mut w);
+            if row.format == TableFormat::Int4 {
+                let (groups, scales) = (w.as_chunks_mut::<GROUP>().0, &row.scale[2 * block..]);
+                for (group, scale) in groups.iter_mut().zip(scales) {
+                    group.iter_mut().for_each(|w| *w *= scale);
+                }
+            }
+            for (acc, x) in acc.iter_mut().zip(x) {
+                let x = &x.as_chunks::<TABLE_BLOCK>().0[block];
+                for k in 0..TABLE_BLOCK {
+                    acc[k] += w[k] * x[k];
+                }
+            }
+        }
+        for (sum, acc) in sums.iter_mut().zip(&acc) {
+            *sum = acc.iter().sum();
         }
     }
 }

@@ -134,3 +134,35 @@ pub(crate) fn descale(acc: i32, x_scale: f32) -> f32 {
 pub(crate) fn last_of(index: usize, count: usize) -> usize {
     select(index < count, index, count - 1)
 }
+
+/// Sum over the `lanes` units that share UNIT_POS_Y, one of `slots`; right on lane 0 only.
+#[cube]
+pub(crate) fn sum_of_lanes<T: Numeric>(
+    value: T,
+    #[comptime] lanes: usize,
+    #[comptime] slots: usize,
+    #[comptime] shuffle: bool,
+) -> T {
+    if comptime!(shuffle) {
+        let mut sum = value;
+        let mut mask = comptime!(lanes as u32 / 2);
+        #[unroll]
+        for _ in 0..comptime!(lanes.ilog2()) {
+            sum += plane_shuffle_xor(sum, mask);
+            comptime!(mask /= 2);
+        }
+        sum
+    } else {
+        let mut all = Shared::<[T]>::new_slice(comptime!(lanes * slots));
+        sync_cube();
+        all[UNIT_POS as usize] = value;
+        sync_cube();
+        let mut sum = T::from_int(0);
+        let base = UNIT_POS_Y as usize * lanes;
+        #[unroll]
+        for i in 0..lanes {
+            sum += all[base + i];
+        }
+        sum
+    }
+}

@@ -7,7 +7,7 @@ use cubecl::client::Client;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::arithmetic::{descale, dot_codes, sum_of};
+use super::arithmetic::{descale, dot_codes, sum_of, sum_of_lanes};
 use super::quantize::Layout;
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer, cube_count};
 
@@ -287,13 +287,13 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
             let at = t * rows + r;
             let row = first + t;
             if comptime!(!grouped) {
-                let total = sum_of_lanes::<i32>(acc[at], plan);
+                let total = sum_of_lanes::<i32>(acc[at], lanes, plan.slots, plan.shuffle);
                 if lane == 0 && row < d_out {
                     y[r * d_out + row] =
                         F::cast_from(descale(total - x_sums[r], x_scales[r]) * factors[t]);
                 }
             } else {
-                let total = sum_of_lanes::<f32>(scaled[at], plan);
+                let total = sum_of_lanes::<f32>(scaled[at], lanes, plan.slots, plan.shuffle);
                 if lane == 0 && row < d_out {
                     y[r * d_out + row] = F::cast_from(total / x_scales[r]);
                 }
@@ -305,32 +305,4 @@ pub(crate) fn ternary_gemv<F: Float, V: Size>(
 #[cube]
 fn min_index(index: usize, last: usize) -> usize {
     select(index < last, index, last)
-}
-
-/// Sum over the `lanes` units of a slot; right on lane 0 only.
-#[cube]
-fn sum_of_lanes<T: Numeric>(value: T, #[comptime] plan: Blueprint) -> T {
-    let lanes = comptime!(plan.lanes);
-    if comptime!(plan.shuffle) {
-        let mut sum = value;
-        let mut mask = comptime!(lanes as u32 / 2);
-        #[unroll]
-        for _ in 0..comptime!(lanes.ilog2()) {
-            sum += plane_shuffle_xor(sum, mask);
-            comptime!(mask /= 2);
-        }
-        sum
-    } else {
-        let mut all = Shared::<[T]>::new_slice(comptime!(plan.lanes * plan.slots));
-        sync_cube();
-        all[UNIT_POS as usize] = value;
-        sync_cube();
-        let mut sum = T::from_int(0);
-        let base = UNIT_POS_Y as usize * lanes;
-        #[unroll]
-        for i in 0..lanes {
-            sum += all[base + i];
-        }
-        sum
-    }
 }

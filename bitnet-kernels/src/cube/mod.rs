@@ -11,6 +11,7 @@ pub mod gemv;
 pub mod quantize;
 #[cfg(all(test, feature = "shader-text"))]
 mod shader_text;
+pub mod table;
 pub mod tensor_cores;
 pub mod ternarize;
 

@@ -13,8 +13,8 @@ use cubecl::ir::{DeviceIdentity, ElemType, FloatKind, HardwareProperties, Memory
 use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
-use super::{float, gemm, gemv, quantize, ternarize};
-use crate::WeightQuantizer;
+use super::{float, gemm, gemv, quantize, table, ternarize};
+use crate::{TableFormat, WeightQuantizer};
 
 /// One kernel variant: its name, and how to define it.
 struct Variant {
@@ -246,6 +246,72 @@ fn variants(native: bool) -> Vec<Variant> {
                     }),
                 );
             }
+        }
+    }
+    for format in TableFormat::ALL {
+        add(
+            format!("table_gather {format}"),
+            false,
+            Box::new(move || {
+                let (settings, properties, target) = start((64, 1));
+                table::table_gather::TableGather::new(
+                    settings,
+                    properties,
+                    target,
+                    b(),
+                    b(),
+                    b(),
+                    b(),
+                    (),
+                    (),
+                    (),
+                    (),
+                    (),
+                    (),
+                    (),
+                    64,
+                    format,
+                )
+                .define()
+            }),
+        );
+        for (rows, vector, shuffle) in [
+            (1, 1, false),
+            (1, format.numbers_per_word().min(4), true),
+            (4, format.numbers_per_word().min(4), true),
+        ] {
+            let plan = table::Blueprint {
+                format,
+                rows,
+                lanes: 32,
+                slots: 4,
+                vector,
+                shuffle,
+            };
+            add(
+                format!("table_product {plan:?}"),
+                shuffle,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 4));
+                    table::table_product::TableProduct::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        (),
+                        (),
+                        vector,
+                        plan,
+                    )
+                    .define()
+                }),
+            );
         }
     }
     all

@@ -222,7 +222,7 @@ pub(super) fn dequantize<B: Backend>(
 }
 
 /// Scales as a matrix that broadcasts against `[d_out, d_in]`.
-fn spread<B: Backend>(
+pub(super) fn spread<B: Backend>(
     scale: FloatTensor<B>,
     granularity: Granularity,
     d_out: usize,
@@ -254,12 +254,12 @@ fn pad_columns<B: Backend>(values: FloatTensor<B>, width: usize, with: f32) -> F
     )
 }
 
-fn full<B: Backend>(like: &FloatTensor<B>, shape: Shape, value: f32) -> FloatTensor<B> {
+pub(super) fn full<B: Backend>(like: &FloatTensor<B>, shape: Shape, value: f32) -> FloatTensor<B> {
     B::float_full(shape, Scalar::from(value), &like.device(), FloatDType::F32)
 }
 
 /// `lhs · rhs`, `rhs` broadcast to the shape of `lhs`.
-fn mul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn mul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
     let shape = lhs.shape();
     B::float_mul(lhs, B::float_expand(rhs, shape))
 }
@@ -270,7 +270,7 @@ fn div<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
     B::float_div(lhs, B::float_expand(rhs, shape))
 }
 
-fn widen<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn widen<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     if x.dtype() == DType::F32 {
         x
     } else {
@@ -278,7 +278,7 @@ fn widen<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     }
 }
 
-fn narrow<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+pub(super) fn narrow<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if dtype == DType::F32 {
         x
     } else {
@@ -286,6 +286,6 @@ fn narrow<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     }
 }
 
-fn bool_dtype<B: Backend>(like: &FloatTensor<B>) -> burn::tensor::BoolDType {
+pub(super) fn bool_dtype<B: Backend>(like: &FloatTensor<B>) -> burn::tensor::BoolDType {
     burn::backend::get_or_init_device_settings::<B>(&like.device()).bool_dtype
 }

@@ -12,7 +12,9 @@
     )
 )]
 
+pub mod attention;
 pub mod defaults;
+pub(crate) mod table;
 mod tensor;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};

@@ -70,6 +70,12 @@ pub(crate) fn f32s(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     elements(tensors, name, Dtype::F32, f32::from_le_bytes)
 }
 
+/// A tensor of `bf16`, widened.
+pub(crate) fn bf16s(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let values = elements(tensors, name, Dtype::BF16, half::bf16::from_le_bytes);
+    values.into_iter().map(half::bf16::to_f32).collect()
+}
+
 fn elements<T, const N: usize>(
     tensors: &SafeTensors<'_>,
     name: &str,

@@ -5,6 +5,7 @@
 
 mod dotprod;
 mod neon;
+mod table;
 
 pub(super) use dotprod::Dotprod;
 pub(super) use neon::Neon;

@@ -24,13 +24,16 @@ const SPAN: usize = 16;
 const _: () = assert!(LANES * CODES_PER_WORD == BYTES * PLANES);
 const _: () = assert!((SPAN * PLANES) as i32 * 2 * 2 * i8::MIN as i32 >= i16::MIN as i32);
 
-/// Proof that the CPU has AVX2.
+/// Proof that the CPU has AVX2, FMA and F16C, as all but the first few with AVX2 do.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cpu) struct Avx2(());
 
 impl Avx2 {
     pub(in crate::cpu) fn new() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Self(()))
     }
 }
 

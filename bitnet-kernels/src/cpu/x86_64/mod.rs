@@ -4,7 +4,9 @@
 #![allow(unsafe_code, clippy::needless_range_loop)]
 
 mod avx2;
+mod avx2_table;
 mod avx512;
+mod avx512_table;
 
 pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512Vnni;

@@ -1,0 +1,355 @@
+//! Attention over a cache: every kernel and device, every format, against the oracle; and what must hold exactly.
+//!
+//! Sums are in f32, so results are compared within a tolerance, [`close`]. On the CPU a query's output has the same bits
+//! however it was asked for, which is compared with `==`.
+
+#[path = "support/devices.rs"]
+mod devices;
+#[path = "support/random.rs"]
+mod random;
+
+use bitnet_kernels::attention::defaults;
+use bitnet_kernels::cpu::{self, CacheSlices, Kernel};
+use bitnet_kernels::{
+    AttentionShape, AttentionSpec, CacheFormat, CacheTensor, cached_attention, reference,
+};
+use burn::backend::Dispatch;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use devices::devices;
+use random::Random;
+
+/// n_heads, n_kv_heads, head_dim.
+const HEADS: &[(usize, usize, usize)] = &[
+    (1, 1, 16),
+    (4, 2, 24),
+    (4, 1, 64),
+    (5, 5, 5),
+    (8, 2, 128),
+    (3, 1, 130),
+];
+
+/// Capacity and, for each call, new positions and the starts of the batch.
+type Calls = (usize, &'static [(usize, &'static [usize])]);
+
+const CALLS: &[Calls] = &[
+    (1, &[(1, &[0])]),
+    (7, &[(4, &[0]), (1, &[4]), (2, &[5])]),
+    // Right-padded: the shorter rows go on where their own tokens end.
+    (20, &[(9, &[0, 0, 0]), (1, &[9, 4, 1]), (3, &[10, 5, 2])]),
+    // Padding beyond the capacity is dropped.
+    (6, &[(5, &[0, 0]), (4, &[2, 5])]),
+    (300, &[(285, &[0, 0]), (1, &[285, 31]), (16, &[286, 32])]),
+    (600, &[(500, &[0]), (40, &[500])]),
+];
+
+#[derive(Debug, Clone)]
+struct Case {
+    shape: AttentionShape,
+    format: CacheFormat,
+    starts: Vec<usize>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Case {
+    fn random(
+        random: &mut Random,
+        (n_heads, n_kv_heads, head_dim): (usize, usize, usize),
+        format: CacheFormat,
+        capacity: usize,
+        seq: usize,
+        starts: &[usize],
+    ) -> Self {
+        let shape = AttentionShape {
+            batch: starts.len(),
+            n_heads,
+            n_kv_heads,
+            seq,
+            capacity,
+            head_dim,
+        };
+        let rows = starts.len() * n_kv_heads * seq * head_dim;
+        Self {
+            shape,
+            format,
+            starts: starts.to_vec(),
+            // Scores of a few units: a softmax that is neither flat nor one-hot.
+            q: scaled(random.floats(starts.len() * n_heads * seq * head_dim), 4.0),
+            k: random.floats(rows),
+            v: random.floats(rows),
+        }
+    }
+
+    fn spec(&self) -> AttentionSpec {
+        AttentionSpec {
+            format: self.format,
+            scale: self.scale() as f32,
+        }
+    }
+
+    fn scale(&self) -> f64 {
+        (self.shape.head_dim as f64).powf(-0.5)
+    }
+
+    fn query_dims(&self) -> [usize; 4] {
+        let shape = self.shape;
+        [shape.batch, shape.n_heads, shape.seq, shape.head_dim]
+    }
+
+    fn row_dims(&self) -> [usize; 4] {
+        let shape = self.shape;
+        [shape.batch, shape.n_kv_heads, shape.seq, shape.head_dim]
+    }
+}
+
+fn scaled(mut values: Vec<f32>, factor: f32) -> Vec<f32> {
+    values.iter_mut().for_each(|value| *value *= factor);
+    values
+}
+
+fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(
+        TensorData::new(values.to_vec(), shape),
+        (device, DType::F32),
+    )
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("f32")
+}
+
+/// f32 sums in another order, and an exponential of a few units in the last place.
+fn close(what: &str, found: &[f32], expected: &[f32]) {
+    within(2e-5, what, found, expected);
+}
+
+fn within(tolerance: f32, what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}: length");
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!(
+            (f - e).abs() <= tolerance,
+            "{what}: element {i} is {f}, expected {e}"
+        );
+    }
+}
+
+/// A way to compute: keeps its own cache from call to call.
+trait Attend {
+    fn call(&mut self, case: &Case) -> Vec<f32>;
+}
+
+/// A CPU kernel on slices.
+struct OnSlices {
+    kernel: &'static dyn Kernel,
+    cache: Option<[(Vec<u32>, Vec<f32>); 2]>,
+}
+
+impl OnSlices {
+    fn new(kernel: &'static dyn Kernel) -> Self {
+        Self {
+            kernel,
+            cache: None,
+        }
+    }
+}
+
+impl Attend for OnSlices {
+    fn call(&mut self, case: &Case) -> Vec<f32> {
+        let shape = case.shape;
+        let [keys, values] = self.cache.get_or_insert_with(|| {
+            let rows = shape.batch * shape.n_kv_heads * shape.capacity;
+            let scales = if case.format.scaled() { rows } else { 1 };
+            // Nothing may depend on what was never written.
+            let garbage = vec![0x7fc0_7e7f; rows * case.format.words(shape.head_dim)];
+            [(); 2].map(|()| (garbage.clone(), vec![f32::NAN; scales]))
+        });
+        let starts: Vec<i32> = case.starts.iter().map(|&start| start as i32).collect();
+        let mut out = vec![f32::NAN; case.q.len()];
+        cpu::cached_attention(
+            self.kernel,
+            shape,
+            case.spec(),
+            &case.q,
+            &case.k,
+            &case.v,
+            CacheSlices {
+                keys: &mut keys.0,
+                key_scales: &mut keys.1,
+                values: &mut values.0,
+                value_scales: &mut values.1,
+            },
+            &starts,
+            &mut out,
+        );
+        out
+    }
+}
+
+/// The operation on a device.
+struct OnDevice {
+    device: Device,
+    cache: Option<CacheTensor>,
+}
+
+impl OnDevice {
+    fn new(device: Device) -> Self {
+        Self {
+            device,
+            cache: None,
+        }
+    }
+}
+
+impl Attend for OnDevice {
+    fn call(&mut self, case: &Case) -> Vec<f32> {
+        let (shape, device) = (case.shape, &self.device);
+        let cache = self
+            .cache
+            .take()
+            .unwrap_or_else(|| empty_cache(case, device));
+        assert_eq!(
+            (cache.format(), cache.batch(), cache.capacity()),
+            (case.format, shape.batch, shape.capacity)
+        );
+        let (out, cache) = cached_attention(
+            tensor(&case.q, case.query_dims(), device),
+            tensor(&case.k, case.row_dims(), device),
+            tensor(&case.v, case.row_dims(), device),
+            cache,
+            starts(case, device),
+            case.scale(),
+        );
+        self.cache = Some(cache);
+        values(out)
+    }
+}
+
+/// The default body on a device.
+struct DefaultBody {
+    device: Device,
+    cache: Option<[(Tensor<4, Int>, Tensor<3>); 2]>,
+}
+
+impl Attend for DefaultBody {
+    fn call(&mut self, case: &Case) -> Vec<f32> {
+        let (shape, device) = (case.shape, &self.device);
+        let [keys, values_] = self.cache.take().unwrap_or_else(|| {
+            let words = case.format.words(shape.head_dim);
+            let rows = [shape.batch, shape.n_kv_heads, shape.capacity];
+            let scales = if case.format.scaled() { rows } else { [1; 3] };
+            [(); 2].map(|()| {
+                (
+                    Tensor::zeros([rows[0], rows[1], rows[2], words], (device, DType::U32)),
+                    Tensor::zeros(scales, (device, DType::F32)),
+                )
+            })
+        });
+        let (out, key_words, key_scales, value_words, value_scales) =
+            defaults::cached_attention::<Dispatch>(
+                tensor(&case.q, case.query_dims(), device).into_dispatch(),
+                tensor(&case.k, case.row_dims(), device).into_dispatch(),
+                tensor(&case.v, case.row_dims(), device).into_dispatch(),
+                keys.0.into_dispatch(),
+                keys.1.into_dispatch(),
+                values_.0.into_dispatch(),
+                values_.1.into_dispatch(),
+                starts(case, device).into_dispatch(),
+                case.spec(),
+            );
+        self.cache = Some(
+            [(key_words, key_scales), (value_words, value_scales)].map(|(words, scales)| {
+                (Tensor::from_dispatch(words), Tensor::from_dispatch(scales))
+            }),
+        );
+        values(Tensor::<4>::from_dispatch(out))
+    }
+}
+
+fn empty_cache(case: &Case, device: &Device) -> CacheTensor {
+    let shape = case.shape;
+    CacheTensor::new(
+        case.format,
+        shape.batch,
+        shape.n_kv_heads,
+        shape.capacity,
+        shape.head_dim,
+        device,
+    )
+}
+
+fn starts(case: &Case, device: &Device) -> Tensor<1, Int> {
+    let starts: Vec<i32> = case.starts.iter().map(|&start| start as i32).collect();
+    let count = starts.len();
+    Tensor::from_data(TensorData::new(starts, [count]), (device, DType::I32))
+}
+
+/// The oracle, with its cache.
+struct Oracle(Option<[Vec<f32>; 2]>);
+
+impl Attend for Oracle {
+    fn call(&mut self, case: &Case) -> Vec<f32> {
+        let shape = case.shape;
+        let [keys, values] = self.0.get_or_insert_with(|| {
+            let len = shape.batch * shape.n_kv_heads * shape.capacity * shape.head_dim;
+            [vec![0.0; len], vec![0.0; len]]
+        });
+        reference::cached_attention(
+            shape,
+            case.format,
+            case.scale(),
+            &case.q,
+            &case.k,
+            &case.v,
+            keys,
+            values,
+            &case.starts,
+        )
+    }
+}
+
+/// Runs all cases, each sequence of calls on a fresh cache.
+fn compare(name: &str, new: impl Fn() -> Box<dyn Attend>) {
+    let mut random = Random(1);
+    for &heads in HEADS {
+        for format in CacheFormat::ALL {
+            for &(capacity, calls) in CALLS {
+                let (mut oracle, mut subject) = (Oracle(None), new());
+                for &(seq, starts) in calls {
+                    let case = Case::random(&mut random, heads, format, capacity, seq, starts);
+                    close(
+                        &format!("{name} {format} {:?} {starts:?}", case.shape),
+                        &subject.call(&case),
+                        &oracle.call(&case),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_cpu_kernel_equals_the_reference_and_reads_nothing_unwritten() {
+    for kernel in cpu::kernels() {
+        compare(kernel.name(), || Box::new(OnSlices::new(kernel)));
+    }
+}
+
+#[test]
+fn every_device_equals_the_reference() {
+    for (name, device) in devices() {
+        compare(name, || Box::new(OnDevice::new(device.clone())));
+    }
+}
+
+#[test]
+fn the_default_body_equals_the_reference_on_every_device() {
+    for (name, device) in devices() {
+        compare(name, || {
+            Box::new(DefaultBody {
+                device: device.clone(),
+                cache: None,
+            })
+        });
+    }
+}
