@@ -22,6 +22,8 @@ use burn::nn::{Initializer, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{DType, Device, Int, Tensor, assert_shape};
 
+use super::rms_norm;
+
 /// Configuration to create a [`BitLinear`] layer using the [init function](BitLinearConfig::init).
 #[derive(Config, Debug)]
 pub struct BitLinearConfig {
@@ -119,6 +121,24 @@ impl BitLinearConfig {
         let latent = Tensor::from_data(weight.transpose().into_data(), (&device, dtype));
         let latent = Weight::Latent(Param::from_tensor(latent));
         self.module(latent, linear.bias, &device)
+    }
+
+    /// Initialize a [`BitLinear`] module with this latent weight `[d_out, d_in]`, which is trainable afterwards.
+    ///
+    /// Weight and bias keep their values, dtype and device. The `bias` and `initializer` of this configuration are not
+    /// consulted.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the weight has other dimensions than this configuration, and as [`init`](Self::init).
+    pub fn init_with(&self, latent: Tensor<2>, bias: Option<Tensor<1>>) -> BitLinear {
+        assert_shape!(latent, [self.d_out, self.d_in]);
+        if let Some(bias) = &bias {
+            assert_shape!(bias, [self.d_out]);
+        }
+        let device = latent.device();
+        let latent = Weight::Latent(Param::from_tensor(latent));
+        self.module(latent, bias.map(Param::from_tensor), &device)
     }
 
     fn init_bias(&self, device: &Device) -> Option<Param<Tensor<1>>> {
@@ -261,11 +281,15 @@ impl BitLinear {
 
         let dtype = x.dtype();
         let x = match &self.norm {
-            Some(norm) => norm.forward(x.cast(norm.gamma.dtype())),
+            Some(norm) => rms_norm(norm, x),
             None => x,
         };
         let y = match &self.weight {
             Weight::Packed(_) => ternary_linear(x, &self.weight(), self.activations),
+            Weight::Latent(latent) if self.blend == 0.0 => {
+                let latent = latent.val();
+                linear(x.cast(latent.dtype()), latent.transpose(), None)
+            }
             Weight::Latent(latent) if self.blend < 1.0 => self.forward_blended(x, latent.val()),
             Weight::Latent(latent) => {
                 ternary_linear_latent(x, latent.val(), &self.weight(), self.activations)
@@ -281,7 +305,8 @@ impl BitLinear {
         y.cast(dtype)
     }
 
-    /// Sets how far a latent layer is quantized: 0 is an ordinary linear layer, 1 (the default) the ternary one.
+    /// Sets how far a latent layer is quantized: 0 is an ordinary linear layer, at its cost, in the weight's own dtype; 1
+    /// (the default) the ternary one.
     ///
     /// Between them, for a gradual start of training, both operands are `v + λ·(ṽ − v)` with the gradient of `v`, and
     /// the product is a dense one. The blend is not recorded, and a packed layer has none.

@@ -1,5 +1,10 @@
 //! The tokenizer as GGUF metadata holds it: a list of tokens and the rules beside it.
 
+use super::from_vocabulary::Kind;
+use super::refusal;
+use super::settings::Added;
+use crate::ModelError;
+
 /// The `tokenizer.*` keys of a GGUF file, unchanged.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vocabulary {
@@ -33,4 +38,34 @@ pub struct Vocabulary {
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+}
+
+impl Vocabulary {
+    /// Adds tokens behind the list; their ids must continue it.
+    pub(super) fn extend<'a>(
+        &mut self,
+        added: impl Iterator<Item = &'a Added>,
+    ) -> Result<(), ModelError> {
+        for token in added {
+            if token.id as usize != self.tokens.len() {
+                return Err(refusal(
+                    "added tokens",
+                    format!("`{}` with id {}", token.content, token.id),
+                    format!("id {}, the next one", self.tokens.len()),
+                    "Give a tokenizer.json",
+                ));
+            }
+            let kind = if token.special {
+                Kind::Control
+            } else {
+                Kind::UserDefined
+            };
+            self.tokens.push(token.content.clone());
+            self.token_types.push(kind as i32);
+            if !self.scores.is_empty() {
+                self.scores.push(0.0);
+            }
+        }
+        Ok(())
+    }
 }

@@ -7,15 +7,36 @@
 //! Method: files are mapped into memory, tensors are handed out one at a time, and the pages of a tensor that has been
 //! read are given back, so that loading needs the final size and one tensor.
 
+mod burnpack;
+mod export;
+mod floats;
+mod gguf;
+mod hugging_face;
+mod json;
+mod mapped;
+mod names;
+mod open;
+mod random;
+mod safetensors;
+mod shards;
+
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::path::Path;
 
-use bitnet_kernels::PackedTernary;
+use bitnet_kernels::{Granularity, PackedTernary, TableFormat};
+use burn::tensor::TensorData;
 use serde_json::{Map, Value};
 
 use crate::ModelError;
 use crate::tokenizer::Vocabulary;
+
+pub use burnpack::{PackOptions, write as write_packed};
+pub use export::{Arithmetic, ExportOptions, Variant, export};
+pub use gguf::{Array as GgufArray, Gguf, GgufLayout, Value as GgufValue, write_gguf};
+pub use json::ConfigReader;
+pub use open::{FORMATS, Format, open};
+pub use random::{Random, SIZES, Size};
 
 /// The keys of a `config.json`. A key that occurs twice has its last value, as in Python.
 pub type ConfigMap = Map<String, Value>;
@@ -39,6 +60,11 @@ pub trait Checkpoint: Debug + Send + Sync {
         None
     }
 
+    /// A file that the checkpoint carries inside its own (our packed file): `tokenizer.json`, `tokenizer_config.json`.
+    fn attachment(&self, _name: &str) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+
     /// Every tensor, in file order, with Hugging Face names.
     fn tensors(&self) -> &[TensorInfo];
 
@@ -58,6 +84,70 @@ pub trait Checkpoint: Debug + Send + Sync {
     ///
     /// As [`floats`](Self::floats), and codes or scales that mean nothing.
     fn matrix(&self, name: &str, d_out: usize, d_in: usize) -> Result<Matrix<'_>, ModelError>;
+
+    /// The same in the form that kernels read, without a copy, if the file holds that form (our packed file).
+    ///
+    /// # Errors
+    ///
+    /// As [`matrix`](Self::matrix).
+    fn ready(
+        &self,
+        _name: &str,
+        _rows: usize,
+        _columns: usize,
+    ) -> Result<Option<Ready>, ModelError> {
+        Ok(None)
+    }
+}
+
+/// A matrix in the form that kernels read.
+#[derive(Debug)]
+pub struct Ready {
+    /// `[rows, words]`, u32.
+    pub codes: TensorData,
+    /// Flat scales, f32.
+    pub scale: TensorData,
+    /// What codes and scales mean.
+    pub form: Form,
+}
+
+/// What the words of a [`Ready`] matrix mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Canonical ternary words.
+    Ternary(Granularity),
+    /// A table of few bits.
+    Table(TableFormat),
+}
+
+/// A tensor that a model needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Hugging Face name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What a model does with a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Floats of this many elements: a norm, a bias.
+    Vector(usize),
+    /// The weight of a ternary linear layer.
+    Linear {
+        /// Rows.
+        d_out: usize,
+        /// Columns.
+        d_in: usize,
+    },
+    /// A matrix that stays float: an embedding, the output head.
+    Table {
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        columns: usize,
+    },
 }
 
 /// What a file says of one tensor.

@@ -1,0 +1,116 @@
+//! Grouped-query attention with optional norms, over whole sequences or over a cache.
+//!
+//! Whole sequences (training, scoring without a cache) run on Burn's operations and are differentiable; a step with a
+//! cache runs [`cached_attention`]. Both compute the same numbers, and a test compares them. Keys and values are cached
+//! after their rotation.
+
+use bitnet_kernels::{CacheTensor, cached_attention};
+use burn::module::Module;
+use burn::nn::RmsNorm;
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, Int, Tensor};
+
+use super::{BitLinear, Rotation, rms_norm};
+
+/// What precedes the tokens of a forward pass.
+#[derive(Debug)]
+pub enum Past<'a> {
+    /// Nothing: each row of the batch is a whole sequence, padded at its end.
+    Nothing,
+    /// Cached keys and values; row `b` continues at position `starts[b]`.
+    Cache {
+        /// Keys and values of this layer. Left empty if the forward pass panics.
+        cache: &'a mut Option<CacheTensor>,
+        /// `[batch]`.
+        starts: &'a Tensor<1, Int>,
+    },
+}
+
+/// Causal self-attention of a decoder layer.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Queries, `n_heads · head_dim` rows.
+    pub q_proj: BitLinear,
+    /// Keys, `n_kv_heads · head_dim` rows.
+    pub k_proj: BitLinear,
+    /// Values, as many rows as the keys.
+    pub v_proj: BitLinear,
+    /// Back to the residual stream.
+    pub o_proj: BitLinear,
+    /// Norm of each query head.
+    pub q_norm: Option<RmsNorm>,
+    /// Norm of each key head.
+    pub k_norm: Option<RmsNorm>,
+    /// Norm of the joined heads.
+    pub attn_sub_norm: Option<RmsNorm>,
+    /// Width of a head.
+    #[module(skip)]
+    pub head_dim: usize,
+}
+
+impl Attention {
+    /// Attends.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, seq_len, hidden_size]`, normed
+    /// - output: the same
+    pub fn forward(&self, x: Tensor<3>, rotation: &Rotation, past: Past<'_>) -> Tensor<3> {
+        let normed = |norm: &Option<RmsNorm>, x: Tensor<4>| match norm {
+            Some(norm) => rms_norm(norm, x),
+            None => x,
+        };
+        let q = normed(&self.q_norm, self.heads(self.q_proj.forward(x.clone())));
+        let k = normed(&self.k_norm, self.heads(self.k_proj.forward(x.clone())));
+        let v = self.heads(self.v_proj.forward(x));
+        let (q, k) = (rotation.apply(q), rotation.apply(k));
+        let scale = (self.head_dim as f64).powf(-0.5);
+
+        let o = match past {
+            Past::Nothing => attention(q, k, v, scale),
+            Past::Cache { cache, starts } => {
+                let taken = cache.take().expect("each layer has its cache");
+                let (o, filled) = cached_attention(q, k, v, taken, starts.clone(), scale);
+                *cache = Some(filled);
+                o
+            }
+        }; // [batch, n_heads, seq_len, head_dim]
+
+        let [batch, n_heads, seq_len, head_dim] = o.dims();
+        let o = o
+            .swap_dims(1, 2)
+            .reshape([batch, seq_len, n_heads * head_dim]);
+        let o = match &self.attn_sub_norm {
+            Some(norm) => rms_norm(norm, o),
+            None => o,
+        };
+        self.o_proj.forward(o)
+    }
+
+    /// `[batch, seq_len, heads · head_dim]` to `[batch, heads, seq_len, head_dim]`.
+    fn heads(&self, x: Tensor<3>) -> Tensor<4> {
+        let [batch, seq_len, width] = x.dims();
+        x.reshape([batch, seq_len, width / self.head_dim, self.head_dim])
+            .swap_dims(1, 2)
+    }
+}
+
+/// `softmax(q·kᵀ·scale + causal mask)·v`, the query heads of one group side by side so that keys are not repeated.
+fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+    let [batch, n_heads, seq_len, head_dim] = q.dims();
+    let n_kv_heads = k.dims()[1];
+    let group = n_heads / n_kv_heads;
+    let q = q.reshape([batch, n_kv_heads, group * seq_len, head_dim]);
+    let scores = q.matmul(k.swap_dims(2, 3)) * scale; // [batch, n_kv_heads, group·seq_len, seq_len]
+    let future = Tensor::<2, Bool>::tril_mask([seq_len, seq_len], 0, &scores.device());
+    let future = future
+        .unsqueeze_dims::<5>(&[0, 0, 0])
+        .expand([batch, n_kv_heads, group, seq_len, seq_len]);
+    let scores = scores
+        .reshape([batch, n_kv_heads, group, seq_len, seq_len])
+        .mask_fill(future, f32::NEG_INFINITY);
+    let weights = softmax(scores, 4).reshape([batch, n_kv_heads, group * seq_len, seq_len]);
+    weights
+        .matmul(v)
+        .reshape([batch, n_heads, seq_len, head_dim])
+}

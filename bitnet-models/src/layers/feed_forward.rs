@@ -1,0 +1,47 @@
+//! The gated feed-forward block: `down(norm(act(gate(x)) · up(x)))`.
+
+use burn::module::Module;
+use burn::nn::RmsNorm;
+use burn::tensor::Tensor;
+use burn::tensor::activation::{relu, silu};
+
+use super::{BitLinear, rms_norm};
+use crate::decoder::Activation;
+
+/// Feed-forward block of a decoder layer.
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    /// Gate, `intermediate_size` rows.
+    pub gate_proj: BitLinear,
+    /// Values, `intermediate_size` rows.
+    pub up_proj: BitLinear,
+    /// Back to the residual stream.
+    pub down_proj: BitLinear,
+    /// Norm of the gated values.
+    pub ffn_sub_norm: Option<RmsNorm>,
+    /// Nonlinearity of the gate.
+    #[module(skip)]
+    pub activation: Activation,
+}
+
+impl FeedForward {
+    /// Applies the block.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, seq_len, hidden_size]`, normed
+    /// - output: the same
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = self.gate_proj.forward(x.clone());
+        let gate = match self.activation {
+            Activation::Silu => silu(gate),
+            Activation::Relu2 => relu(gate).square(),
+        };
+        let gated = gate * self.up_proj.forward(x);
+        let gated = match &self.ffn_sub_norm {
+            Some(norm) => rms_norm(norm, gated),
+            None => gated,
+        };
+        self.down_proj.forward(gated)
+    }
+}

@@ -1,0 +1,22 @@
+//! RMS norm in the order of operations of the reference: `w · (x · rsqrt(mean(x²) + ε))`, statistics in f32.
+//!
+//! Parameters are those of Burn's [`RmsNorm`]; only the arithmetic differs, because Burn's divides by the root. One ulp
+//! decides on which side of a rounding boundary an 8-bit activation falls.
+
+use burn::nn::RmsNorm;
+use burn::tensor::{DType, Tensor};
+
+/// Applies `norm` along the last dimension; the output has the dtype of `x`.
+///
+/// # Shapes
+///
+/// - x: `[.., d_model]`
+/// - output: `[.., d_model]`
+pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let mean = x.clone().square().mean_dim(D - 1);
+    let inverse = (mean + norm.epsilon).sqrt().recip();
+    let gamma = norm.gamma.val().cast(DType::F32);
+    (x * inverse * gamma.unsqueeze()).cast(dtype)
+}

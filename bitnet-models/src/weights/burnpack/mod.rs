@@ -1,0 +1,349 @@
+//! Our own packed file: Burn's burnpack with a layout tag, in the form that kernels read, so that loading maps it.
+//!
+//! | tensor | shape | holds |
+//! | --- | --- | --- |
+//! | `<name>.codes`, `<name>.scale` | `[d_out, words]` u32, `[scales]` f32 | a ternary matrix in canonical words |
+//! | `<name>.codes`, `<name>.scale` of a table | `[rows, words]` u32, `[scales]` f32 | a table in the file's table format |
+//! | `<name>` | its own, f32 | a vector, or a projection that is not ternary |
+//! | `tokenizer.json` | bytes | the tokenizer |
+//!
+//! Metadata: `bitnet.layout` (the tag), `config`, `generation`, `table.<name>` (a table's format, or `ternary`),
+//! `group_size`, `tokenizer_config`, and Burn's own keys. `<name>` is the Hugging Face name with `.weight`. Every size and code is proven before it is handed out.
+
+mod write;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use bitnet_kernels::packing::words;
+use bitnet_kernels::{Granularity, PackedTable, PackedTernary, Scale, TableFormat};
+use burn::tensor::{Bytes, DType, Shape, TensorData};
+
+use super::mapped::Mapped;
+use super::{Checkpoint, ConfigMap, FloatKind, Floats, Form, Matrix, Ready, TensorInfo};
+use crate::ModelError;
+
+pub use write::{PackOptions, write};
+
+/// Version of the words: 16 codes of 2 bits in a little-endian u32, column `l` of 16 at bit `8·(l mod 4) + 2·(l div 4)`,
+/// code = trit + 1, rows padded with code 1 to 64 columns.
+const LAYOUT: &str = "words-1";
+
+/// Where in the metadata the layout tag stands.
+const LAYOUT_KEY: &str = "bitnet.layout";
+
+/// An opened packed file.
+#[derive(Debug)]
+struct Burnpack {
+    path: PathBuf,
+    config: ConfigMap,
+    generation: ConfigMap,
+    texts: HashMap<String, String>,
+    /// Format of each table; `None` of a ternary one.
+    tables: HashMap<String, Option<TableFormat>>,
+    group_size: Option<usize>,
+    tensors: HashMap<String, Stored>,
+    infos: Vec<TensorInfo>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    dtype: DType,
+    shape: Shape,
+    bytes: Bytes,
+}
+
+/// End of the file's name.
+pub(super) const EXTENSION: &str = ".bpk";
+
+/// Maps a file and proves its table of contents.
+pub(super) fn open(path: &Path) -> Result<Box<dyn Checkpoint>, ModelError> {
+    Ok(Box::new(Burnpack::open(path)?))
+}
+
+/// Whether a file begins like a burnpack.
+pub(super) fn recognise(head: &[u8]) -> bool {
+    head.starts_with(&burn_pack::MAGIC_NUMBER.to_le_bytes())
+}
+
+impl Burnpack {
+    fn open(path: &Path) -> Result<Self, ModelError> {
+        let damaged = |error: burn_pack::Error| ModelError::File {
+            path: path.to_path_buf(),
+            what: "its table of contents".into(),
+            found: error.to_string(),
+            expected: "a whole burnpack".into(),
+            way_out: "Make the file again with `bitnet-burn convert`".into(),
+        };
+        let bytes = Mapped::open(path)?.into_bytes();
+        let reader = burn_pack::Reader::from_bytes(bytes).map_err(damaged)?;
+        let metadata = reader.metadata().clone();
+        let refuse = |what: &str, found: Option<&String>, expected: String| ModelError::File {
+            path: path.to_path_buf(),
+            what: format!("metadata `{what}`"),
+            found: found.map_or_else(|| "nothing".to_owned(), |found| shortened(found)),
+            expected,
+            way_out: "Make the file again with `bitnet-burn convert` of this version".into(),
+        };
+        match metadata.get(LAYOUT_KEY) {
+            Some(layout) if layout == LAYOUT => {}
+            other => return Err(refuse(LAYOUT_KEY, other, LAYOUT.into())),
+        }
+        let object = |key: &str| {
+            let text = metadata.get(key);
+            let parsed = text.and_then(|text| serde_json::from_str::<ConfigMap>(text).ok());
+            parsed.ok_or_else(|| refuse(key, text, "a JSON object".into()))
+        };
+        let mut tables = HashMap::new();
+        for (key, format) in &metadata {
+            let Some(name) = key.strip_prefix("table.") else {
+                continue;
+            };
+            let format = match format.as_str() {
+                "ternary" => None,
+                other => match other.parse() {
+                    Ok(format) => Some(format),
+                    Err(_) => {
+                        let expected = "ternary, or the name of a table format".into();
+                        return Err(refuse(key, Some(format), expected));
+                    }
+                },
+            };
+            tables.insert(name.to_owned(), format);
+        }
+        let group_size = match metadata.get("group_size") {
+            None => None,
+            Some(text) => {
+                let size = text
+                    .parse()
+                    .ok()
+                    .filter(|&size| Granularity::Group(size).checked().is_ok());
+                let expected = || "a multiple of 32 from 32 to 256".into();
+                Some(size.ok_or_else(|| refuse("group_size", Some(text), expected()))?)
+            }
+        };
+        let (config, generation) = (object("config")?, object("generation")?);
+        let texts = ["tokenizer_config"]
+            .into_iter()
+            .filter_map(|key| Some((format!("{key}.json"), metadata.get(key)?.clone())))
+            .collect();
+
+        let mut tensors = HashMap::new();
+        let mut infos = Vec::new();
+        for tensor in reader.into_tensors().map_err(damaged)? {
+            let (name, dtype, shape, _, bytes) = tensor.into_parts().map_err(damaged)?;
+            infos.push(TensorInfo {
+                name: name.clone(),
+                file_name: name.clone(),
+                shape: shape.to_vec(),
+                encoding: format!("{dtype:?}"),
+                bytes: bytes.len(),
+                file: path
+                    .file_name()
+                    .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            });
+            tensors.insert(
+                name,
+                Stored {
+                    dtype,
+                    shape,
+                    bytes,
+                },
+            );
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            config,
+            generation,
+            texts,
+            tables,
+            group_size,
+            tensors,
+            infos,
+        })
+    }
+
+    fn refuse(&self, name: &str, found: String, expected: String) -> ModelError {
+        ModelError::Tensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            found,
+            expected,
+            way_out: "Make the file again with `bitnet-burn convert`".into(),
+        }
+    }
+
+    /// A tensor of this type and shape, its bytes as long as they must be.
+    fn stored(&self, name: &str, dtype: DType, shape: &[usize]) -> Result<&Stored, ModelError> {
+        let expected = || format!("{dtype:?} {shape:?}");
+        let Some(stored) = self.tensors.get(name) else {
+            return Err(self.refuse(name, "nothing".into(), expected()));
+        };
+        let bytes = shape
+            .iter()
+            .try_fold(dtype.size(), |n, &d| n.checked_mul(d));
+        if stored.dtype != dtype
+            || stored.shape.as_slice() != shape
+            || bytes != Some(stored.bytes.len())
+        {
+            let found = format!(
+                "{:?} {:?} in {} bytes",
+                stored.dtype,
+                stored.shape.to_vec(),
+                stored.bytes.len()
+            );
+            return Err(self.refuse(name, found, expected()));
+        }
+        Ok(stored)
+    }
+
+    fn data(&self, name: &str, dtype: DType, shape: &[usize]) -> Result<TensorData, ModelError> {
+        let stored = self.stored(name, dtype, shape)?;
+        let bytes = stored.bytes.view(0, stored.bytes.len());
+        let bytes = bytes.unwrap_or_else(|_| stored.bytes.clone());
+        Ok(TensorData::from_bytes(bytes, shape.to_vec(), dtype))
+    }
+
+    /// Scales of a matrix: their number says for what each stands.
+    fn scales(&self, name: &str, d_out: usize, d_in: usize) -> Result<Granularity, ModelError> {
+        let count = match self.tensors.get(name) {
+            Some(stored) => stored.shape.num_elements(),
+            None => return Err(self.refuse(name, "nothing".into(), "scales".into())),
+        };
+        let mut kinds = vec![Granularity::Tensor, Granularity::Row];
+        kinds.extend(self.group_size.map(Granularity::Group));
+        let kind = kinds
+            .into_iter()
+            .find(|kind| kind.count(d_out, d_in) == count);
+        kind.ok_or_else(|| {
+            let expected = format!("1, {d_out}, or one per group of columns");
+            self.refuse(name, format!("{count} scales"), expected)
+        })
+    }
+}
+
+impl Checkpoint for Burnpack {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn format(&self) -> &'static str {
+        "burnpack"
+    }
+
+    fn config(&self) -> &ConfigMap {
+        &self.config
+    }
+
+    fn generation(&self) -> &ConfigMap {
+        &self.generation
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.infos
+    }
+
+    fn attachment(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        if let Some(text) = self.texts.get(name) {
+            return Some(Cow::Borrowed(text.as_bytes()));
+        }
+        let stored = self
+            .tensors
+            .get(name)
+            .filter(|stored| stored.dtype == DType::U8);
+        stored.map(|stored| Cow::Borrowed(&stored.bytes[..]))
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Floats<'_>, ModelError> {
+        if let [rows, columns] = *shape
+            && self.tensors.contains_key(&format!("{name}.codes"))
+        {
+            return Ok(match self.matrix(name, rows, columns)? {
+                Matrix::Float(floats) => floats,
+                Matrix::Ternary(packed) => Floats::new(
+                    FloatKind::F32,
+                    shape.to_vec(),
+                    FloatKind::F32.encode(&packed.dequantize()),
+                ),
+            });
+        }
+        let stored = self.stored(name, DType::F32, shape)?;
+        Ok(Floats::new(
+            FloatKind::F32,
+            shape.to_vec(),
+            &stored.bytes[..],
+        ))
+    }
+
+    fn matrix(&self, name: &str, d_out: usize, d_in: usize) -> Result<Matrix<'_>, ModelError> {
+        let Some(Ready { codes, scale, form }) = self.ready(name, d_out, d_in)? else {
+            return self.floats(name, &[d_out, d_in]).map(Matrix::Float);
+        };
+        let codes: Vec<u32> = codes.iter::<u32>().collect();
+        let scale: Vec<f32> = scale.iter::<f32>().collect();
+        let refused = |error| ModelError::ternary(&self.path, name)(error);
+        match form {
+            Form::Ternary(granularity) => {
+                let scale = Scale::from_values(granularity, scale);
+                PackedTernary::new(codes, scale, d_out, d_in)
+                    .map(Matrix::Ternary)
+                    .map_err(refused)
+            }
+            Form::Table(format) => {
+                let table = PackedTable::new(format, codes, scale, d_out, d_in).map_err(refused)?;
+                let mut values = vec![0.0; d_in];
+                let mut bytes = Vec::with_capacity(4 * d_out * d_in);
+                for row in 0..d_out {
+                    table.dequantize_row(row, &mut values);
+                    bytes.extend(FloatKind::F32.encode(&values));
+                }
+                let shape = vec![d_out, d_in];
+                Ok(Matrix::Float(Floats::new(FloatKind::F32, shape, bytes)))
+            }
+        }
+    }
+
+    fn ready(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Ready>, ModelError> {
+        let (codes_name, scale_name) = (format!("{name}.codes"), format!("{name}.scale"));
+        if !self.tensors.contains_key(&codes_name) {
+            return Ok(None);
+        }
+        let ready = match self.tables.get(name).copied().flatten() {
+            None => {
+                let codes = self.data(
+                    &codes_name,
+                    DType::U32,
+                    &[rows, words::words_per_row(columns)],
+                )?;
+                words::check(bytemuck::cast_slice(codes.as_bytes()), rows, columns)
+                    .map_err(ModelError::ternary(&self.path, &codes_name))?;
+                let granularity = self.scales(&scale_name, rows, columns)?;
+                let count = granularity.count(rows, columns);
+                Ready {
+                    codes,
+                    scale: self.data(&scale_name, DType::F32, &[count])?,
+                    form: Form::Ternary(granularity),
+                }
+            }
+            Some(format) => {
+                let (width, count) = (format.words_per_row(columns), format.scales(rows, columns));
+                Ready {
+                    codes: self.data(&codes_name, DType::U32, &[rows, width])?,
+                    scale: self.data(&scale_name, DType::F32, &[count])?,
+                    form: Form::Table(format),
+                }
+            }
+        };
+        let finite = |scale: f32| scale.is_finite();
+        if let Some(at) = ready.scale.iter::<f32>().position(|scale| !finite(scale)) {
+            let found = format!("a scale that is not finite, number {at}");
+            return Err(self.refuse(&scale_name, found, "finite scales".into()));
+        }
+        Ok(Some(ready))
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(60).collect()
+}

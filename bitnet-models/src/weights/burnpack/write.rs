@@ -1,0 +1,280 @@
+//! Writes a packed file from any checkpoint, one tensor at a time, atomically.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bitnet_kernels::packing::words::words_per_row;
+use bitnet_kernels::quantize::ternarize;
+use bitnet_kernels::{Granularity, PackedTable, PackedTernary, TableFormat, WeightQuantizer};
+use burn::tensor::{Bytes, DType};
+
+use super::{LAYOUT, LAYOUT_KEY};
+use crate::ModelError;
+use crate::decoder::DecoderConfig;
+use crate::weights::{Checkpoint, ConfigMap, Matrix, Role};
+
+/// What goes into a packed file beside the weights.
+#[derive(Debug, Clone)]
+pub struct PackOptions {
+    /// Number format of embedding and head.
+    pub table: TableFormat,
+    /// The `tokenizer.json`, if there is one.
+    pub tokenizer: Option<Vec<u8>>,
+    /// The `tokenizer_config.json`, if there is one.
+    pub tokenizer_config: Option<String>,
+    /// Whether an existing file is replaced.
+    pub overwrite: bool,
+}
+
+/// Writes `checkpoint`, read as `config` says, to `path`. `written` is told the number of tensors written and of all.
+///
+/// # Errors
+///
+/// The checkpoint's, values that are not finite, and the system's. An existing file is left as it was.
+pub fn write(
+    path: &Path,
+    checkpoint: &Arc<dyn Checkpoint>,
+    config: &DecoderConfig,
+    options: &PackOptions,
+    written: impl FnMut(usize, usize) + Send + 'static,
+) -> Result<(), ModelError> {
+    let packer = Arc::new(Packer {
+        checkpoint: Arc::clone(checkpoint),
+        config: config.clone(),
+        table: options.table,
+        last: Mutex::new(None),
+        failure: Mutex::new(None),
+        written: Mutex::new((0, Box::new(written))),
+        all: config.slots().len(),
+    });
+    let mut tensors = Vec::new();
+    let mut group_size = None;
+    let mut tables = Vec::new();
+    for slot in config.slots() {
+        let name = slot.name;
+        match slot.role {
+            Role::Vector(len) => tensors.push(packer.tensor(&name, DType::F32, vec![len], {
+                let name = name.clone();
+                move |packer| packer.floats(&name, &[len])
+            })),
+            Role::Linear { d_out, d_in }
+            | Role::Table {
+                rows: d_out,
+                columns: d_in,
+            } => {
+                let table = matches!(slot.role, Role::Table { .. });
+                let ternary = packer.granularity(&name, d_out, d_in, table)?;
+                if table {
+                    let format = ternary.map_or(options.table.name(), |_| "ternary");
+                    tables.push((format!("table.{name}"), format));
+                }
+                let (width, scales) = match ternary {
+                    Some(granularity) => {
+                        if let Granularity::Group(size) = granularity {
+                            group_size = Some(size);
+                        }
+                        (words_per_row(d_in), granularity.count(d_out, d_in))
+                    }
+                    None if table => (
+                        options.table.words_per_row(d_in),
+                        options.table.scales(d_out, d_in),
+                    ),
+                    None => {
+                        tensors.push(packer.tensor(&name, DType::F32, vec![d_out, d_in], {
+                            let name = name.clone();
+                            move |packer| packer.floats(&name, &[d_out, d_in])
+                        }));
+                        continue;
+                    }
+                };
+                for (part, dtype, shape) in [
+                    ("codes", DType::U32, vec![d_out, width]),
+                    ("scale", DType::F32, vec![scales]),
+                ] {
+                    let file_name = format!("{name}.{part}");
+                    let name = name.clone();
+                    tensors.push(packer.tensor(&file_name, dtype, shape, move |packer| {
+                        packer.part(&name, d_out, d_in, table, part == "codes")
+                    }));
+                }
+            }
+        }
+    }
+    if let Some(tokenizer) = &options.tokenizer {
+        let bytes = Bytes::from_elems(tokenizer.clone());
+        let shape = vec![tokenizer.len()];
+        let tensor = burn_pack::Tensor::new("tokenizer.json".into(), DType::U8, shape, None, bytes);
+        tensors.push(tensor);
+    }
+    let json = |map: &ConfigMap| serde_json::Value::Object(map.clone()).to_string();
+    let mut writer = burn_pack::Writer::new(tensors)
+        .auto_extension(false)
+        .overwrite(options.overwrite)
+        .with_metadata("producer", "bitnet-burn")
+        .with_metadata(LAYOUT_KEY, LAYOUT)
+        .with_metadata("config", &json(&config.describe(checkpoint.config())))
+        .with_metadata("generation", &json(checkpoint.generation()));
+    for (key, format) in tables {
+        writer = writer.with_metadata(&key, format);
+    }
+    if let Some(size) = group_size {
+        writer = writer.with_metadata("group_size", &size.to_string());
+    }
+    if let Some(text) = &options.tokenizer_config {
+        writer = writer.with_metadata("tokenizer_config", text);
+    }
+    writer.write_to_file(path).map_err(|error| {
+        let failure = packer
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        failure.unwrap_or_else(|| match error {
+            burn_pack::Error::AlreadyExists(_) => ModelError::File {
+                path: path.to_path_buf(),
+                what: "the path to write".into(),
+                found: "a file".into(),
+                expected: "nothing".into(),
+                way_out: "Remove it, choose another name, or allow overwriting".into(),
+            },
+            error => ModelError::Io {
+                path: path.to_path_buf(),
+                action: "write",
+                source: std::io::Error::other(error.to_string()),
+            },
+        })
+    })
+}
+
+/// Codes and scales.
+type Parts = (Vec<u32>, Vec<f32>);
+
+/// Is told how many tensors are written, and of how many.
+type Progress = Box<dyn FnMut(usize, usize) + Send>;
+
+/// Reads one matrix at a time; its codes and its scale are two tensors in the file, so the last one is kept.
+struct Packer {
+    checkpoint: Arc<dyn Checkpoint>,
+    config: DecoderConfig,
+    table: TableFormat,
+    last: Mutex<Option<(String, Parts)>>,
+    /// Why a provider failed: the writer keeps only the sentence.
+    failure: Mutex<Option<ModelError>>,
+    written: Mutex<(usize, Progress)>,
+    all: usize,
+}
+
+impl Packer {
+    fn tensor(
+        self: &Arc<Self>,
+        name: &str,
+        dtype: DType,
+        shape: Vec<usize>,
+        read: impl Fn(&Self) -> Result<Bytes, ModelError> + Send + Sync + 'static,
+    ) -> burn_pack::Tensor {
+        let packer = Arc::clone(self);
+        let bytes = dtype.size() * shape.iter().product::<usize>();
+        let is_scale = name.ends_with(".scale");
+        burn_pack::Tensor::deferred(name.to_owned(), dtype, shape, None, bytes, move || {
+            let bytes = read(&packer).map_err(|error| {
+                let text = error.to_string();
+                *packer
+                    .failure
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(error);
+                burn_pack::Error::IoError(text)
+            })?;
+            if !is_scale {
+                let mut written = packer
+                    .written
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let (done, tell) = &mut *written;
+                *done += 1;
+                tell(*done, packer.all);
+            }
+            Ok(bytes)
+        })
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Bytes, ModelError> {
+        let values = self.checkpoint.floats(name, shape)?.to_f32();
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(ModelError::Tensor {
+                path: self.checkpoint.path().to_path_buf(),
+                name: name.to_owned(),
+                found: format!("{} at index {at}", values[at]),
+                expected: "finite numbers".into(),
+                way_out: "The file is damaged. Get it again".into(),
+            });
+        }
+        Ok(Bytes::from_elems(values))
+    }
+
+    /// The scales of a matrix that will be ternary in the file.
+    fn granularity(
+        &self,
+        name: &str,
+        d_out: usize,
+        d_in: usize,
+        table: bool,
+    ) -> Result<Option<Granularity>, ModelError> {
+        Ok(match self.checkpoint.matrix(name, d_out, d_in)? {
+            Matrix::Ternary(packed) => Some(packed.scale().granularity()),
+            Matrix::Float(_) if table => None,
+            Matrix::Float(_) => self.config.is_ternary(name),
+        })
+    }
+
+    fn part(
+        &self,
+        name: &str,
+        d_out: usize,
+        d_in: usize,
+        table: bool,
+        codes: bool,
+    ) -> Result<Bytes, ModelError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|(held, _)| held != name) {
+            *last = None;
+            *last = Some((name.to_owned(), self.parts(name, d_out, d_in, table)?));
+        }
+        let (_, (words, scale)) = last.as_mut().expect("filled above");
+        Ok(if codes {
+            Bytes::from_elems(std::mem::take(words))
+        } else {
+            Bytes::from_elems(std::mem::take(scale))
+        })
+    }
+
+    fn parts(
+        &self,
+        name: &str,
+        d_out: usize,
+        d_in: usize,
+        table: bool,
+    ) -> Result<Parts, ModelError> {
+        let refused = |error| ModelError::ternary(self.checkpoint.path(), name)(error);
+        let ternary = |packed: PackedTernary| {
+            let (words, scale) = packed.into_parts();
+            (words, scale.values().to_vec())
+        };
+        match self.checkpoint.matrix(name, d_out, d_in)? {
+            Matrix::Ternary(packed) => Ok(ternary(packed)),
+            Matrix::Float(floats) if table => {
+                PackedTable::from_rows(self.table, d_out, d_in, |row, values| {
+                    floats.read(row * d_in..(row + 1) * d_in, values);
+                })
+                .map(PackedTable::into_parts)
+                .map_err(refused)
+            }
+            Matrix::Float(floats) => {
+                let granularity = self.config.is_ternary(name).unwrap_or_default();
+                let quantizer = WeightQuantizer::AbsMean;
+                ternarize(&floats.to_f32(), d_out, d_in, quantizer, granularity)
+                    .map(ternary)
+                    .map_err(refused)
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! GGUF: files of the reference tools against the checkpoints that they were made from, our own files read back, and
+//! damaged files.
+
+mod builder;
+mod encodings;
+mod hostile;
+mod reference;
+mod source;
+mod writing;
