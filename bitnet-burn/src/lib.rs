@@ -9,4 +9,5 @@ pub use bitnet_kernels as kernels;
 pub use bitnet_kernels::{
     ActivationQuantizer, Granularity, PackedTernary, TernaryTensor, WeightQuantizer,
 };
-pub use bitnet_models::{BitLinear, BitLinearConfig};
+pub use bitnet_models as models;
+pub use bitnet_models::{BitLinear, BitLinearConfig, GenerateOptions, Model};

@@ -11,6 +11,7 @@ use bitnet_kernels::quantize::fake_quantize;
 use bitnet_kernels::{
     ActivationQuantizer, Granularity, PackedTernary, Scale, TernaryTensor, WeightQuantizer,
 };
+use bitnet_models::layers::rms_norm;
 use bitnet_models::{BitLinear, BitLinearConfig};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
@@ -244,7 +245,7 @@ fn packing_changes_no_bit_of_any_output() {
 fn dense(layer: &BitLinear, x: Tensor<2>, lambda: f64) -> Tensor<2> {
     let ste = |v: Tensor<2>, q: Tensor<2>| v.clone() + (q - v).detach() * lambda;
     let x = match &layer.norm {
-        Some(norm) => norm.forward(x),
+        Some(norm) => rms_norm(norm, x),
         None => x,
     };
     let x = match layer.activations {
