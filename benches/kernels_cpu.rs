@@ -1,6 +1,6 @@
 //! CPU kernels at the layer shapes of 2B4T, beside the read bandwidth of this machine.
 //!
-//! `cargo bench -p bitnet-kernels --bench kernels_cpu [-- KERNEL.. | float]`
+//! `cargo bench -p bitnet-kernels --bench kernels_cpu [-- KERNEL.. | float | table]`
 //! Weights of a shape rotate over more than 256 MB, so decode reads them from memory as a model does. Each row is the
 //! median of runs that alternate with plain reads of memory, so a busy moment strikes both. Each product is compared
 //! with the scalar kernel's before it is timed. Quantization of the activations is included.
@@ -10,15 +10,17 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use bitnet_kernels::Granularity;
 use bitnet_kernels::cpu::{
-    Activations, Kernel, kernels, set_threads, ternary_linear, ternary_linear_dx,
+    Activations, Kernel, kernels, set_threads, table_linear, ternary_linear, ternary_linear_dx,
     ternary_linear_float,
 };
 use bitnet_kernels::packing::words::{ZERO_WORD, words_per_row};
+use bitnet_kernels::{Granularity, PackedTable, TableFormat};
 
 const ROTATION: usize = 288 << 20;
 const SHAPES: &[[usize; 2]] = &[[2560, 2560], [13824, 2560], [2560, 6912], [640, 2560]];
+/// The output head of 2B4T: larger than any cache, so one is read again and again.
+const HEAD: [usize; 2] = [128_256, 2560];
 const FEW: &[usize] = &[1, 4];
 const MANY: &[usize] = &[32, 512];
 
@@ -30,11 +32,12 @@ fn main() {
     let names: Vec<String> = names.collect();
     let pool = random_words(ROTATION / 4);
     let group = Granularity::Group(128);
+    let wanted = |what: &str| names.is_empty() || names.iter().any(|name| name == what);
     println!("kernel,d_out,d_in,scale,rows,threads,us,gmac_per_s,gb_per_s,read_gb_per_s");
     for threads in [1, 2] {
         set_threads(threads);
         for kernel in kernels() {
-            if !names.is_empty() && !names.iter().any(|name| name == kernel.name()) {
+            if !wanted(kernel.name()) {
                 continue;
             }
             for &[d_out, d_in] in SHAPES {
@@ -54,11 +57,56 @@ fn main() {
                 }
             }
         }
-        if names.is_empty() || names.iter().any(|name| name == "float") {
+        if wanted("float") {
             for &[d_out, d_in] in SHAPES {
                 for rows in [1, 8, 512] {
                     float(&pool, [d_out, d_in], rows, threads);
                 }
+            }
+        }
+    }
+    if wanted("table") {
+        for format in TableFormat::ALL {
+            head(format);
+        }
+    }
+}
+
+/// The output head in each format, paired with a read of the same words.
+fn head(format: TableFormat) {
+    let [rows, columns] = HEAD;
+    let mut state = 3;
+    let table = PackedTable::from_rows(format, rows, columns, |_, row| {
+        row.fill_with(|| random(&mut state) as i32 as f32 / i32::MAX as f32);
+    });
+    let table = table.expect("finite numbers");
+    for threads in [1, 2] {
+        set_threads(threads);
+        for kernel in kernels() {
+            for count in [1, 4, 16] {
+                let x = random_floats(count * columns);
+                let mut y = vec![0.0; count * rows];
+                let (mut times, mut reads) = (Vec::new(), Vec::new());
+                for _ in 0..7 {
+                    times.push(seconds(|| {
+                        table_linear(kernel, &x, &table.view(), &mut y);
+                    }));
+                    black_box(&y);
+                    let time = seconds(|| {
+                        black_box(read(table.words(), threads));
+                    });
+                    reads.push(size_of_val(table.words()) as f64 / time / 1e9);
+                }
+                report(
+                    &format!("{} {format}", kernel.name()),
+                    HEAD,
+                    format.granularity(),
+                    count,
+                    threads,
+                    median(times),
+                    Some(table.bytes()),
+                    Some(median(reads)),
+                );
             }
         }
     }

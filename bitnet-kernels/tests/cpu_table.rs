@@ -52,7 +52,7 @@ fn a_row_gives_the_same_bits_in_any_batch_at_any_place_on_any_number_of_threads(
     let (most, columns) = (17, 353);
     for format in TableFormat::ALL {
         // Enough work for several tasks, even with one row of x.
-        let rows = 6000;
+        let rows = 3000;
         let table = table(&mut random, format, rows, columns);
         let x = random.floats(most * columns);
         for kernel in kernels() {
@@ -67,8 +67,8 @@ fn a_row_gives_the_same_bits_in_any_batch_at_any_place_on_any_number_of_threads(
                 .chunks_exact(columns)
                 .flat_map(|x| product(1, x))
                 .collect();
-            for threads in [1, 2, 3, 8] {
-                for count in 1..=most {
+            for threads in [1, 3] {
+                for count in [1, 2, 3, 4, 5, 6, 8, 9, 16, most] {
                     for start in [0, most - count] {
                         let y = product(threads, &x[start * columns..][..count * columns]);
                         assert!(

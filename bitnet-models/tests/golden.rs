@@ -8,6 +8,7 @@ mod golden;
 
 use std::sync::Arc;
 
+use bitnet_kernels::cpu::set_threads;
 use bitnet_kernels::{CacheFormat, TableFormat};
 use bitnet_models::architectures::Overrides;
 use bitnet_models::decoder::LoadOptions;
@@ -26,6 +27,9 @@ const LOGITS: f32 = 2e-4;
 
 /// Embeddings, which have length 1.
 const EMBEDDING: f32 = 2e-5;
+
+/// Devices whose results depend on nothing but the numbers.
+const CPU: &[&str] = &["flex", "ndarray"];
 
 fn exact(capacity: usize) -> ContextOptions {
     ContextOptions {
@@ -327,21 +331,31 @@ fn a_packed_file_gives_the_same_outputs_as_its_source() {
             let expected = Expected::of(&path);
             let prompt = &expected.prompts()[1];
             let ids = expected.ids(&format!("{prompt}.input_ids"));
-            assert_eq!(
-                outputs(packed.decoder(), &ids),
-                outputs(source.decoder(), &ids),
-                "{path}, {name}"
-            );
+            let found = outputs(packed.decoder(), &ids);
+            let expected = outputs(source.decoder(), &ids);
+            if CPU.contains(&name) {
+                assert_eq!(found, expected, "{path}, {name}");
+            } else {
+                // A GPU may time its float kernels anew and choose another order of summation.
+                assert_within(&found, &expected, LOGITS, &format!("{path}, {name}"));
+            }
         }
     }
 }
 
 #[test]
 fn outputs_depend_neither_on_the_batch_nor_on_chunks_nor_on_threads() {
-    // On the CPU bit for bit; a GPU chooses other kernels for other shapes.
-    let device = Device::default();
+    // A GPU chooses other kernels for other shapes.
+    for (name, device) in devices() {
+        if CPU.contains(&name) {
+            same_bits_however_fed(&device);
+        }
+    }
+}
+
+fn same_bits_however_fed(device: &Device) {
     let path = &models()[0];
-    let model = load(path, &device).unwrap();
+    let model = load(path, device).unwrap();
     let expected = Expected::of(path);
     let rows: Vec<Vec<u32>> = expected
         .prompts()
@@ -356,13 +370,15 @@ fn outputs_depend_neither_on_the_batch_nor_on_chunks_nor_on_threads() {
     };
     let width = model.decoder().config().hidden_size;
     for (number, row) in rows.iter().enumerate() {
-        for chunk in [1, 3, 64] {
+        for (chunk, threads) in [(1, 1), (3, 2), (64, 3)] {
+            set_threads(threads);
             let context = ContextOptions {
                 chunk,
                 ..exact(row.len() + number)
             };
             let mut session = Session::new(model.decoder(), 1, context).unwrap();
             let alone = values(session.feed(&[row]).unwrap());
+            set_threads(0);
             assert_eq!(alone, together[number * width..][..width], "row {number}");
         }
     }
@@ -370,7 +386,7 @@ fn outputs_depend_neither_on_the_batch_nor_on_chunks_nor_on_threads() {
 
 #[test]
 fn a_sliding_window_goes_on_where_a_fixed_context_ends() {
-    let device = Device::default();
+    let (_, device) = devices().swap_remove(0);
     let path = &models()[0];
     let model = load(path, &device).unwrap();
     let prompt = Expected::of(path).ids("prompt1.input_ids");
