@@ -31,20 +31,26 @@ impl<'m> Text<'m> {
     /// An id that the tokenizer does not know.
     pub fn push(&mut self, token: &Token) -> Result<(String, bool), ModelError> {
         let ends = matches!(token.stop, Some(StopReason::EndOfSequence(_)));
-        let mut piece = if ends {
+        let piece = if ends {
             String::new()
         } else {
             self.decoder.push(token.id)?
         };
-        if token.stop.is_some() {
-            piece.push_str(&self.decoder.flush()?);
-        }
         let mut text = self.stops.push(&piece);
-        let stopped = self.stops.matched().is_some();
-        if token.stop.is_some() && !stopped {
-            text.push_str(&self.stops.finish());
+        if token.stop.is_some() {
+            text.push_str(&self.finish()?);
         }
-        Ok((text, stopped))
+        Ok((text, self.stops.matched().is_some()))
+    }
+
+    /// Ends the text where it is: what was held back, because it could have become a stop string or another character.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn finish(&mut self) -> Result<String, ModelError> {
+        let rest = self.decoder.flush()?;
+        Ok(self.stops.push(&rest) + &self.stops.finish())
     }
 }
 
@@ -80,6 +86,20 @@ impl<'s, 'm> TextStream<'s, 'm> {
     /// What it has taken so far.
     pub const fn timings(&self) -> Timings {
         self.generation.timings()
+    }
+
+    /// Ends it from outside, and returns the text that was held back. Does nothing once it has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Text::finish`].
+    pub fn interrupt(&mut self) -> Result<String, ModelError> {
+        if self.stop.is_some() {
+            return Ok(String::new());
+        }
+        self.generation.stop(0);
+        self.stop = Some(StopReason::Interrupted);
+        self.text.finish()
     }
 
     /// The next token with the text that it completes, which may be empty.
