@@ -123,3 +123,84 @@ fn unscored(text: &str) -> ModelError {
         way_out: "Give more text".into(),
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn tiny() -> Model {
+        Model::random("tiny", &Device::flex()).unwrap()
+    }
+
+    /// Logits are sums of floats in an order that depends on how many rows are computed at once.
+    fn assert_near(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{a} and {b}");
+    }
+
+    #[test]
+    fn a_window_gives_its_tokens_the_scores_that_they_have_alone() {
+        let model = tiny();
+        let ids: Vec<u32> = (0..40).map(|at| at * 37 % 256).collect();
+        let windows = Windows::new(16, 5).unwrap();
+        let all: Result<Vec<_>, _> = model.score_windows(&ids, windows).unwrap().collect();
+        for (scores, (window, first)) in all.unwrap().iter().zip(windows.over(ids.len())) {
+            let alone = model.score(&ids[window.clone()]).unwrap();
+            assert_eq!(scores.len(), window.end - first);
+            for (a, b) in scores.iter().rev().zip(alone.iter().rev()) {
+                assert_near(a.logprob.into(), b.logprob.into());
+            }
+        }
+        let whole = Windows::new(40, 40).unwrap();
+        let whole: Result<Vec<_>, _> = model.score_windows(&ids, whole).unwrap().collect();
+        assert_eq!(whole.unwrap(), [model.score(&ids).unwrap()]);
+    }
+
+    #[test]
+    fn the_likelihood_of_a_continuation_is_that_of_its_parts() {
+        let model = tiny();
+        let of = |context: &str, text: &str| model.likelihood_after(context, text).unwrap();
+        let (whole, first) = (of("The sky is", " blue today"), of("The sky is", " blue"));
+        let second = of("The sky is blue", " today");
+        assert_near(whole.logprob, first.logprob + second.logprob);
+        assert_eq!((whole.tokens, first.tokens, second.tokens), (11, 5, 6));
+        assert_near(of("", "text").logprob, {
+            let windows = Windows::new(8, 8).unwrap();
+            model.likelihood("text", windows).unwrap().logprob
+        });
+    }
+
+    #[test]
+    fn greedy_text_is_known_by_its_scores() {
+        let model = tiny();
+        let options = crate::GenerateOptions {
+            max_new_tokens: 4,
+            ignore_eos: true,
+            cache: CacheFormat::F32,
+            ..crate::GenerateOptions::default()
+        };
+        let prompt = model.encode("Once").unwrap();
+        let mut session = model.session(1, prompt.len(), &options).unwrap();
+        let written = model.generate(&mut session, &[&prompt], &options).unwrap();
+        let written: Vec<u32> = written.map(|token| token.unwrap().id).collect();
+        let scores = model.score(&[&prompt[..], &written].concat()).unwrap();
+        assert!(scores[prompt.len() - 1..].iter().all(|score| score.greedy));
+    }
+
+    #[test]
+    fn what_cannot_be_scored_is_refused() {
+        let model = tiny();
+        assert!(model.likelihood_after("context", "").is_err());
+        let long = Windows::new(513, 513).unwrap();
+        let error = model.likelihood("a text", long).unwrap_err();
+        assert!(matches!(
+            error,
+            ModelError::ContextOverflow {
+                capacity: 512,
+                needed: 513
+            }
+        ));
+        assert!(model.score(&[1]).is_err());
+    }
+}

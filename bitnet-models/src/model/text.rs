@@ -136,3 +136,58 @@ impl Iterator for TextStream<'_, '_> {
         }
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::{GenerateOptions, Model};
+
+    fn token(id: u32) -> Token {
+        Token {
+            row: 0,
+            id,
+            logprob: None,
+            top: Vec::new(),
+            stop: None,
+        }
+    }
+
+    #[test]
+    fn what_was_held_back_is_shown_when_the_text_ends() {
+        let model = Model::random("tiny", &Device::flex()).unwrap();
+        let tokenizer = model.tokenizer().unwrap();
+        // A token per byte: the end could become the stop string, and the last byte a character.
+        for (text, shown, rest) in [(&b"xab"[..], "x", "ab"), (b"xa\xE2", "x", "a\u{FFFD}")] {
+            let mut stream = Text::new(tokenizer, &["abc".to_owned()]).unwrap();
+            let pieces = text
+                .iter()
+                .map(|&byte| stream.push(&token(byte.into())).unwrap().0);
+            assert_eq!(pieces.collect::<String>(), shown);
+            assert_eq!(stream.finish().unwrap(), rest);
+        }
+    }
+
+    #[test]
+    fn an_interrupted_stream_has_said_all_that_its_ids_say() {
+        let model = Model::random("tiny", &Device::flex()).unwrap();
+        let mut options = GenerateOptions::default();
+        options.sampling.temperature = 1.0;
+        for count in 1..8 {
+            let mut session = model.session(1, 1, &options).unwrap();
+            let mut stream = model.stream(&mut session, &[7], &options).unwrap();
+            let mut text = String::new();
+            for _ in 0..count {
+                text += &stream.next_token().unwrap().unwrap().1;
+            }
+            text += &stream.interrupt().unwrap();
+            assert_eq!(stream.stop(), Some(StopReason::Interrupted));
+            assert!(stream.next_token().is_none());
+            assert_eq!(stream.interrupt().unwrap(), "", "once");
+            let ids = stream.ids();
+            assert_eq!(ids.len(), count);
+            assert_eq!(text, model.tokenizer().unwrap().decode(ids, true).unwrap());
+        }
+    }
+}
