@@ -13,8 +13,10 @@ fn main() -> Result<(), ModelError> {
         None => Model::random("tiny", &device)?, // shows how it works; its text has no sense
     };
     let prompt = model.encode("Once upon a time")?;
-    let mut options = GenerateOptions::default();
-    options.max_new_tokens = 16;
+    let mut options = GenerateOptions {
+        max_new_tokens: 16,
+        ..GenerateOptions::default()
+    };
     options.sampling.temperature = 0.8;
     options.sampling.logprobs = Some(0);
 

@@ -7,20 +7,13 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStdin, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Run, checkpoint, program};
+use support::checkpoint;
+use support::live::Live;
 
-/// Far more than any step takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Answers that end by Ctrl-C alone.
 const ENDLESS: [&str; 6] = [
     "-n",
@@ -30,109 +23,6 @@ const ENDLESS: [&str; 6] = [
     "--temperature",
     "1",
 ];
-
-/// What a running program has said on one of its outputs.
-struct Output {
-    text: Arc<Mutex<Vec<u8>>>,
-    reader: JoinHandle<()>,
-}
-
-impl Output {
-    fn new(mut from: impl Read + Send + 'static) -> Self {
-        let text = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&text);
-        let reader = thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(count @ 1..) = from.read(&mut piece) {
-                shared.lock().unwrap().extend_from_slice(&piece[..count]);
-            }
-        });
-        Self { text, reader }
-    }
-
-    fn so_far(&self) -> String {
-        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
-    }
-
-    fn whole(self) -> String {
-        self.reader.join().unwrap();
-        String::from_utf8(std::mem::take(&mut *self.text.lock().unwrap())).unwrap()
-    }
-}
-
-/// A program in progress.
-struct Live {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: Output,
-    stderr: Output,
-}
-
-impl Live {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = program(arguments);
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
-        Self {
-            stdin: child.stdin.take(),
-            stdout: Output::new(child.stdout.take().unwrap()),
-            stderr: Output::new(child.stderr.take().unwrap()),
-            child,
-        }
-    }
-
-    fn say(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().unwrap();
-        writeln!(stdin, "{line}").unwrap();
-    }
-
-    /// Waits until this holds.
-    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
-        let begun = Instant::now();
-        while !holds(self) {
-            if begun.elapsed() > PATIENCE {
-                self.child.kill().unwrap();
-                let (out, err) = (self.stdout.so_far(), self.stderr.so_far());
-                panic!("waited in vain for {what}: {out:?} {err:?}");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn until_stderr_has(&mut self, text: &str, times: usize) {
-        self.until(text, |live| {
-            live.stderr.so_far().matches(text).count() >= times
-        });
-    }
-
-    fn until_stdout_has_more_than(&mut self, length: usize) {
-        self.until("more text", |live| {
-            live.stdout.so_far().trim_end().len() > length
-        });
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
-    fn interrupt(&self) {
-        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        kill(id, Signal::SIGINT).unwrap();
-    }
-
-    /// Waits for the end.
-    fn end(mut self) -> Run {
-        drop(self.stdin.take());
-        self.until("the end", Self::has_ended);
-        let status = self.child.wait().unwrap();
-        assert_eq!(status.signal(), None, "it ends by itself");
-        Run {
-            code: status.code(),
-            stdout: self.stdout.whole(),
-            stderr: self.stderr.whole(),
-        }
-    }
-}
 
 #[test]
 fn a_text_ends_where_it_is() {

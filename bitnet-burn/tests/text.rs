@@ -302,18 +302,22 @@ fn a_conversation_can_be_undone_saved_and_loaded() {
 /// Runs a command whose output goes nowhere after its first byte; its exit code and what it said on stderr.
 fn read_one_byte(mut command: Command, input: &str) -> (Option<i32>, String) {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
+    let mut child = piped
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin
+        .write_all(input.as_bytes())
+        .expect("the program reads");
     drop(stdin);
-    let mut stdout = child.stdout.take().unwrap();
-    stdout.read_exact(&mut [0]).unwrap();
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout
+        .read_exact(&mut [0])
+        .expect("the program says something");
     drop(stdout);
-    let output = child.wait_with_output().unwrap();
-    (
-        output.status.code(),
-        String::from_utf8(output.stderr).unwrap(),
-    )
+    let run: Run = child.wait_with_output().expect("the program ends").into();
+    (run.code, run.stderr)
 }
 
 #[test]

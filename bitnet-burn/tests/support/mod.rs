@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 pub(crate) mod hub;
+#[cfg(unix)]
+pub(crate) mod live;
 
 /// What a run said.
 #[derive(Debug)]

@@ -77,7 +77,7 @@ impl Windows {
         if size < 2 {
             return Err(refused(
                 "window",
-                &format!("{size} tokens"),
+                format!("{size} tokens"),
                 "at least 2",
                 "The first token of a window has nothing before it. Use longer windows",
             ));
@@ -85,8 +85,8 @@ impl Windows {
         if !(1..=size).contains(&stride) {
             return Err(refused(
                 "stride of windows",
-                &format!("{stride} tokens"),
-                &format!("1 to {size}, the length of a window"),
+                format!("{stride} tokens"),
+                format!("1 to {size}, the length of a window"),
                 "Half a window is a good stride",
             ));
         }

@@ -124,7 +124,8 @@ fn unscored(text: &str) -> ModelError {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use burn::tensor::Device;
 

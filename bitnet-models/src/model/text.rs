@@ -137,7 +137,8 @@ impl Iterator for TextStream<'_, '_> {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use burn::tensor::Device;
 
