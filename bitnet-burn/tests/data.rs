@@ -1,0 +1,3 @@
+//! The command `data`, as a user meets it.
+
+mod support;
