@@ -44,7 +44,7 @@ fn build(
 fn bpe(sources: &Sources) -> TokenizerBundle {
     Bpe::new(500)
         .expect("large enough")
-        .train(sources, |_| ())
+        .train(sources)
         .expect("text")
 }
 
@@ -449,7 +449,7 @@ fn empty_sources_are_refused_before_anything_is_written() {
         path,
         separator: None,
     }]);
-    assert!(message(Bpe::new(300).unwrap().train(&empty, |_| ())).contains("found none"));
+    assert!(message(Bpe::new(300).unwrap().train(&empty)).contains("found none"));
     assert!(message(Characters::train(&empty)).contains("found none"));
     let bundle = bpe(&sources(&["stories:3"]));
     let out = folder.path().join("data");

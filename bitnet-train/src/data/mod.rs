@@ -13,7 +13,7 @@
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let folder = folder.path();
 //! let sources = Sources::new(vec!["stories:200".parse()?]);
-//! let tokenizer = Bpe::new(500)?.train(&sources, |_| ())?;
+//! let tokenizer = Bpe::new(500)?.train(&sources)?;
 //! shards::build(&sources, &tokenizer, folder, &BuildOptions::default(), |_| ())?;
 //!
 //! let tokens = TokenData::open(folder)?.split("train")?;

@@ -111,7 +111,7 @@ mod tests {
         };
         Bpe::new(400)
             .unwrap()
-            .train(&Sources::new(vec![source]), |_| ())
+            .train(&Sources::new(vec![source]))
             .unwrap()
     }
 

@@ -1,16 +1,15 @@
 //! Byte-level BPE learned from texts, in the pipeline of Llama 3.
 //!
-//! Method (Sennrich et al., arXiv 1508.07909): cut text into words, count them, and merge the most frequent pair of tokens until
-//! the vocabulary is full. Ties go to the pair whose tokens are older, so that the result depends on the counts alone.
-//! The trainer of the crate `tokenizers` keeps several queue entries for one pair and pops them in the order of a random hash.
-
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+//! The crate `tokenizers` learns: the most frequent pair of tokens is merged until the vocabulary is full (Sennrich et al.,
+//! arXiv 1508.07909), ties going to the older pair, so the result depends on the texts alone. It counts pairs in 32 bits; so
+//! that no count overflows, a vocabulary is learned from the first 2 GiB of text.
 
 use bitnet_models::chat::ChatTemplate;
 use bitnet_models::tokenizer::{Tokenizer, Vocabulary};
-use rayon::prelude::*;
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use serde_json::Value;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::BpeTrainer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::TokenizerBundle;
 use crate::TrainError;
@@ -27,8 +26,10 @@ pub const SPECIAL_TOKENS: [&str; 5] = [
 
 /// Bytes, which every vocabulary has.
 const BYTES: usize = 256;
-/// Characters that are cut into words at once.
-const CHUNK: usize = 1 << 20;
+/// Bytes of text to learn from: a pair occurs no more often.
+const MOST: usize = i32::MAX as usize;
+/// Bytes of text that one core cuts into words at once, about.
+const PART: usize = 1 << 16;
 
 /// A vocabulary to be learned.
 #[derive(Debug, Clone)]
@@ -55,37 +56,90 @@ impl Bpe {
     }
 
     /// Learns from a pass over the sources. The vocabulary is smaller than asked for if the texts have no more pairs.
-    /// `progress` is told the tokens that are there.
     ///
     /// # Errors
     /// When the sources fail or hold no text.
-    pub fn train(
-        &self,
-        sources: &Sources,
-        mut progress: impl FnMut(usize),
-    ) -> Result<TokenizerBundle, TrainError> {
-        let alphabet = alphabet();
-        let cutter = cutter(&alphabet)?;
-        let words = count_words(sources, &cutter)?;
-        let learned = self.vocab_size - SPECIAL_TOKENS.len();
-        let (tokens, merges) = learn(alphabet, &words, learned, &mut progress);
-        let tokenizer = tokenizer(tokens, merges)?;
-        TokenizerBundle::new(tokenizer, Some(ChatTemplate::builtin("llama3")?))
+    pub fn train(&self, sources: &Sources) -> Result<TokenizerBundle, TrainError> {
+        let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        let (mut failure, mut bytes) = (None, 0);
+        let samples = sources.samples().map_while(|sample| match sample {
+            Ok(sample) => Some(sample),
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        });
+        let texts = samples
+            .flat_map(|sample| {
+                sample
+                    .texts()
+                    .into_iter()
+                    .flat_map(parts)
+                    .map(str::to_owned)
+                    .collect::<Vec<String>>()
+            })
+            .take_while(|text| {
+                bytes += text.len();
+                bytes <= MOST
+            });
+        let trainer = BpeTrainer::builder()
+            .vocab_size(self.vocab_size - SPECIAL_TOKENS.len())
+            .initial_alphabet(alphabet.iter().copied().collect())
+            .show_progress(false)
+            .build();
+        let tokens = alphabet.iter().map(char::to_string).collect();
+        let json = tokenizer(tokens, Vec::new())?.to_json()?;
+        let mut learner = tokenizers::Tokenizer::from_bytes(json).map_err(foreign)?;
+        learner
+            .train(&mut TrainerWrapper::from(trainer), texts)
+            .map_err(foreign)?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if bytes == 0 {
+            return Err(TrainError::Request {
+                what: "texts to learn a vocabulary from",
+                found: "none".to_owned(),
+                expected: "some text".to_owned(),
+                way_out: "Give sources with text, or an existing tokenizer for sources of ids"
+                    .to_owned(),
+            });
+        }
+        let (tokens, merges) = learned(&learner)?;
+        TokenizerBundle::new(
+            tokenizer(tokens, merges)?,
+            Some(ChatTemplate::builtin("llama3")?),
+        )
     }
 }
 
-/// The printable characters that stand for bytes in the files of byte-level tokenizers, by byte: printable Latin-1 for itself,
-/// the others from U+0100 on.
-fn alphabet() -> Vec<String> {
-    let mut next = 0x100;
-    let mut spelled = |byte: u8| match byte {
-        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-        _ => {
-            next += 1;
-            char::from_u32(next - 1).expect("below the surrogates")
-        }
+/// The tokens by id and the merges by rank, "left right".
+fn learned(learner: &tokenizers::Tokenizer) -> Result<(Vec<String>, Vec<String>), TrainError> {
+    let mut vocabulary: Vec<(String, u32)> = learner.get_vocab(false).into_iter().collect();
+    vocabulary.sort_unstable_by_key(|(_, id)| *id);
+    let tokens = vocabulary.into_iter().map(|(token, _)| token).collect();
+    let model = serde_json::to_value(learner.get_model()).map_err(|error| foreign(error.into()))?;
+    let merges = model["merges"].as_array().into_iter().flatten();
+    let joined = |pair: &Value| {
+        let parts = pair
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        parts.collect::<Vec<&str>>().join(" ")
     };
-    (0..=255).map(|byte| spelled(byte).to_string()).collect()
+    Ok((tokens, merges.map(joined).collect()))
+}
+
+/// What the trainer refuses.
+fn foreign(error: tokenizers::Error) -> TrainError {
+    TrainError::Request {
+        what: "learning a vocabulary",
+        found: error.to_string(),
+        expected: "texts that can be cut into words".to_owned(),
+        way_out: "Learn from other texts, or take the tokenizer of a model".to_owned(),
+    }
 }
 
 /// The finished tokenizer; special tokens follow.
@@ -109,189 +163,20 @@ fn tokenizer(mut tokens: Vec<String>, merges: Vec<String>) -> Result<Tokenizer, 
     })?)
 }
 
-/// The pipeline before anything is learned: it cuts text into words.
-fn cutter(alphabet: &[String]) -> Result<tokenizers::Tokenizer, TrainError> {
-    let json = tokenizer(alphabet.to_vec(), Vec::new())?.to_json()?;
-    Ok(tokenizers::Tokenizer::from_bytes(json).expect("our own file, read back"))
-}
-
-type Words = HashMap<String, u64>;
-
-/// How often each word occurs, spelled in the alphabet of bytes.
-fn count_words(sources: &Sources, cutter: &tokenizers::Tokenizer) -> Result<Words, TrainError> {
-    let mut words = Words::new();
-    let (mut chunk, mut size) = (Vec::new(), 0);
-    for sample in sources.samples() {
-        for text in sample?.texts() {
-            for part in parts(text) {
-                size += part.len();
-                chunk.push(part.to_owned());
-            }
-        }
-        if size >= CHUNK {
-            count(&std::mem::take(&mut chunk), cutter, &mut words);
-            size = 0;
-        }
-    }
-    count(&chunk, cutter, &mut words);
-    if words.is_empty() {
-        return Err(TrainError::Request {
-            what: "texts to learn a vocabulary from",
-            found: "none".to_owned(),
-            expected: "some text".to_owned(),
-            way_out: "Give sources with text, or an existing tokenizer for sources of ids"
-                .to_owned(),
-        });
-    }
-    Ok(words)
-}
-
-/// A long text in parts that end with a line, so that cores share it and no word is cut.
+/// A long text in parts that end with a line, so that cores share it; the rule that cuts words cuts there, too.
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let mut end = rest.len().min(CHUNK / 16);
-        end = rest.as_bytes()[end..]
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .map_or(rest.len(), |at| end + at + 1);
-        // Line breaks that follow each other are one word.
-        end += rest.as_bytes()[end..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_whitespace())
-            .count();
-        let (part, after) = rest.split_at(end);
-        rest = after;
-        Some(part)
+        let border = |pair: &[u8]| pair[0] == b'\n' && !pair[1].is_ascii_whitespace();
+        let after = rest.as_bytes().get(PART..).unwrap_or_default();
+        let end = after
+            .windows(2)
+            .position(border)
+            .map_or(rest.len(), |at| PART + at + 1);
+        let (part, left) = rest.split_at(end);
+        rest = left;
+        (!part.is_empty()).then_some(part)
     })
-}
-
-fn count(texts: &[String], cutter: &tokenizers::Tokenizer, words: &mut Words) {
-    let pre_tokenizer = cutter
-        .get_pre_tokenizer()
-        .expect("byte-level BPE cuts words");
-    let counted: Vec<Words> = texts
-        .par_iter()
-        .map(|text| {
-            let mut pieces = PreTokenizedString::from(text.as_str());
-            pre_tokenizer
-                .pre_tokenize(&mut pieces)
-                .expect("any text can be cut");
-            let mut words = Words::new();
-            for (word, _, _) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-                match words.get_mut(word) {
-                    Some(count) => *count += 1,
-                    None => {
-                        words.insert(word.to_owned(), 1);
-                    }
-                }
-            }
-            words
-        })
-        .collect();
-    for (word, count) in counted.into_iter().flatten() {
-        *words.entry(word).or_default() += count;
-    }
-}
-
-/// Two tokens side by side.
-type Pair = (u32, u32);
-
-/// A word as tokens, and how often it occurs.
-struct Word {
-    tokens: Vec<u32>,
-    count: u64,
-}
-
-/// Learns merges until there are `vocab_size` tokens: all tokens, and the merges as "left right".
-fn learn(
-    mut tokens: Vec<String>,
-    counted: &Words,
-    vocab_size: usize,
-    progress: &mut impl FnMut(usize),
-) -> (Vec<String>, Vec<String>) {
-    let mut ids: HashMap<String, u32> = (0..).zip(&tokens).map(|(id, t)| (t.clone(), id)).collect();
-    let spell = |word: &str| {
-        word.chars()
-            .map(|c| ids[c.encode_utf8(&mut [0; 4]) as &str])
-            .collect()
-    };
-    let word = |(word, &count): (&String, &u64)| Word {
-        tokens: spell(word),
-        count,
-    };
-    let mut words: Vec<Word> = counted.iter().map(word).collect();
-
-    // How often each pair occurs, and in which words: all of them, perhaps more.
-    let mut counts: HashMap<Pair, u64> = HashMap::new();
-    let mut places: HashMap<Pair, BTreeSet<usize>> = HashMap::new();
-    for (at, word) in words.iter().enumerate() {
-        for pair in word.tokens.windows(2).map(|pair| (pair[0], pair[1])) {
-            *counts.entry(pair).or_default() += word.count;
-            places.entry(pair).or_default().insert(at);
-        }
-    }
-    // An entry whose count is out of date is dropped: the change has pushed a new one.
-    let mut queue: BinaryHeap<(u64, Reverse<Pair>)> = counts
-        .iter()
-        .map(|(&pair, &count)| (count, Reverse(pair)))
-        .collect();
-    let mut merges = Vec::new();
-    while tokens.len() < vocab_size {
-        let Some((count, Reverse(pair))) = queue.pop() else {
-            break;
-        };
-        if count == 0 || counts.get(&pair) != Some(&count) {
-            continue;
-        }
-        let (left, right) = (&tokens[pair.0 as usize], &tokens[pair.1 as usize]);
-        merges.push(format!("{left} {right}"));
-        let merged = format!("{left}{right}");
-        let id = *ids.entry(merged.clone()).or_insert(tokens.len() as u32);
-        if id as usize == tokens.len() {
-            tokens.push(merged);
-            progress(tokens.len());
-        }
-        let mut changed = BTreeSet::new();
-        for at in places.remove(&pair).unwrap_or_default() {
-            let word = &mut words[at];
-            let pairs =
-                |tokens: &[u32]| -> Vec<Pair> { tokens.windows(2).map(|p| (p[0], p[1])).collect() };
-            for pair in pairs(&word.tokens) {
-                *counts.entry(pair).or_default() -= word.count;
-                changed.insert(pair);
-            }
-            word.tokens = merge(&word.tokens, pair, id);
-            for pair in pairs(&word.tokens) {
-                *counts.entry(pair).or_default() += word.count;
-                places.entry(pair).or_default().insert(at);
-                changed.insert(pair);
-            }
-        }
-        for pair in changed {
-            queue.push((counts[&pair], Reverse(pair)));
-        }
-    }
-    (tokens, merges)
-}
-
-/// The tokens with each occurrence of the pair, from the left, replaced.
-fn merge(tokens: &[u32], pair: Pair, id: u32) -> Vec<u32> {
-    let mut merged = Vec::with_capacity(tokens.len());
-    let mut at = 0;
-    while at < tokens.len() {
-        if tokens[at..].starts_with(&[pair.0, pair.1]) {
-            merged.push(id);
-            at += 2;
-        } else {
-            merged.push(tokens[at]);
-            at += 1;
-        }
-    }
-    merged
 }
 
 #[cfg(test)]
@@ -311,30 +196,23 @@ mod tests {
 
     #[test]
     fn the_most_frequent_pair_is_merged_first_and_ties_go_to_older_tokens() {
-        let words = [
-            ("aab".to_owned(), 3),
-            ("ab".to_owned(), 2),
-            ("cd".to_owned(), 3),
-        ]
-        .into();
-        let bytes = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
-        let (tokens, merges) = learn(bytes, &words, 100, &mut |_| ());
-        // ab 5 times; then a+ab and c+d 3 times each, of which the first has the older left token.
-        assert_eq!(merges, ["a b", "a ab", "c d"]);
-        assert_eq!(tokens[4..], ["ab", "aab", "cd"]);
-    }
-
-    #[test]
-    fn runs_of_one_token_merge_from_the_left() {
-        assert_eq!(merge(&[1, 1, 1], (1, 1), 9), [9, 1]);
-        let words = [("aaaa".to_owned(), 1)].into();
-        let (tokens, _) = learn(vec!["a".to_owned()], &words, 100, &mut |_| ());
-        assert_eq!(tokens, ["a", "aa", "aaaa"]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "aab aab aab ab ab dcd dcd").unwrap();
+        let path = file.path().to_path_buf();
+        let sources = Sources::new(vec![Source::Text {
+            path,
+            separator: None,
+        }]);
+        let bundle = Bpe::new(300).unwrap().train(&sources).unwrap();
+        let token = |id| bundle.tokenizer().token(id).unwrap();
+        // ab occurs 5 times, space+ab, d+c and the rest less often.
+        assert_eq!(token(256), "ab");
+        assert_eq!(token(257), "aab");
     }
 
     #[test]
     fn the_same_texts_give_the_same_files() {
-        let train = || Bpe::new(600).unwrap().train(&stories(60), |_| ()).unwrap();
+        let train = || Bpe::new(600).unwrap().train(&stories(60)).unwrap();
         let (one, other) = (train(), train());
         assert_eq!(one.json(), other.json());
         assert_eq!(one.config(), other.config());
@@ -342,7 +220,7 @@ mod tests {
 
     #[test]
     fn any_text_survives_and_known_words_are_short() {
-        let bundle = Bpe::new(800).unwrap().train(&stories(80), |_| ()).unwrap();
+        let bundle = Bpe::new(800).unwrap().train(&stories(80)).unwrap();
         let tokenizer = bundle.tokenizer();
         assert_eq!(tokenizer.vocab_size(), 800);
         for text in [
@@ -365,7 +243,7 @@ mod tests {
 
     #[test]
     fn special_tokens_are_the_last_and_known_by_their_meaning() {
-        let bundle = Bpe::new(300).unwrap().train(&stories(5), |_| ()).unwrap();
+        let bundle = Bpe::new(300).unwrap().train(&stories(5)).unwrap();
         let tokenizer = Tokenizer::from_json_with_config(bundle.json(), bundle.config()).unwrap();
         assert_eq!(tokenizer.bos_id(), Some(295));
         assert_eq!(tokenizer.eos_ids(), [296, 299]);
@@ -378,9 +256,9 @@ mod tests {
 
     #[test]
     fn parts_of_a_text_end_with_lines_and_lose_nothing() {
-        let text = "a line\n\n".repeat(CHUNK / 20);
+        let text = "a line \n\n".repeat(PART);
         let cut: Vec<&str> = parts(&text).collect();
-        assert!(cut.len() > 1 && cut.iter().all(|part| part.ends_with("\n\n")));
+        assert!(cut.len() > 1 && cut.iter().all(|part| part.ends_with("e \n\n")));
         assert_eq!(cut.concat(), text);
     }
 
@@ -393,7 +271,7 @@ mod tests {
         );
         let error = Bpe::new(300)
             .unwrap()
-            .train(&stories(0), |_| ())
+            .train(&stories(0))
             .unwrap_err()
             .to_string();
         assert!(error.contains("found none"), "{error}");
