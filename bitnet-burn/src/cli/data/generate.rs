@@ -19,8 +19,8 @@ Examples:
   bitnet-burn data generate 10000 --jsonl -o stories.jsonl           An object a line
   bitnet-burn data generate 10000 --seed 7 | wc -w
 
-A story depends on the seed and its number alone. As text, stories are separated by lines `<|endoftext|>`, which
-`data prepare --separator '<|endoftext|>'` cuts at.";
+A story depends on the seed and its number alone. As text, stories are separated by lines
+`<|endoftext|>`, which `data prepare --separator '<|endoftext|>'` cuts at.";
 
 /// Written between two stories.
 const SEPARATOR: &str = "<|endoftext|>";

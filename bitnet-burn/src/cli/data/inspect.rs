@@ -17,7 +17,8 @@ Examples:
   bitnet-burn data inspect data --split validation --sample 7
   bitnet-burn data inspect data --json | jq .train.tokens
 
-Every shard is checked. In the document that is shown, ⟦ and ⟧ enclose what is learned, if that is not all of it.";
+Every shard is checked. In the document that is shown, ⟦ and ⟧ enclose what is learned, if that is
+not all of it.";
 
 /// Print what prepared data holds, and check it
 #[derive(Debug, Args)]
@@ -40,10 +41,13 @@ pub(super) struct Inspect {
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let data = TokenData::open(&self.folder)?;
-        for name in [TRAIN, VALIDATION] {
-            data.split(name)?;
-        }
         let tokens = data.split(&self.split)?;
+        for other in [TRAIN, VALIDATION]
+            .iter()
+            .filter(|name| **name != self.split)
+        {
+            data.split(other)?;
+        }
         ensure!(
             self.sample < tokens.documents(),
             "--sample {}: {} has {} documents, counted from 0",

@@ -10,11 +10,11 @@ use super::Options;
 
 const EXAMPLES: &str = "\
 Examples:
-  bitnet-burn data generate 3                                              Read three stories
-  bitnet-burn data prepare stories:20000 -o data --vocab-size 2048         A corpus without a download
+  bitnet-burn data generate 3                                        Read three stories
+  bitnet-burn data prepare stories:20000 -o data --vocab-size 2048   No download needed
   bitnet-burn data prepare shakespeare.txt -o data --characters --tail --validation 0.1
-  bitnet-burn data prepare chat.jsonl -o data --tokenizer owner/name       For a model that exists
-  bitnet-burn data inspect data                                            What is in it?";
+  bitnet-burn data prepare chat.jsonl -o data --tokenizer owner/name   For an existing model
+  bitnet-burn data inspect data                                      What is in it?";
 
 /// Prepare, inspect and generate training data
 #[derive(Debug, Args)]

@@ -23,12 +23,14 @@ Examples:
   bitnet-burn data prepare chat.jsonl -o data --tokenizer owner/name --skip-bad
 
 Sources, as many as you like:
-  FILE.jsonl             an object a line with `text`, `messages` (role and content), or `input_ids` with `labels`
-                         (-100 is not learned) or `mask`; of conversations, what the assistant says is learned
-  any other FILE         text: one document, or several with --separator
-  stories:N[:SEED]       N built-in stories; `questions:N` adds questions and answers, `dialogues:N` are conversations
+  FILE.jsonl        an object a line: `text`, `messages` (with role and content), or `input_ids`
+                    with `labels` (-100 is not learned) or `mask`; of conversations, what the
+                    assistant says is learned
+  any other FILE    text: one document, or several with --separator, which large files need
+  stories:N[:SEED]  N built-in stories; questions:N adds questions, dialogues:N are conversations
 
-The folder then holds the tokenizer, the shards and data.json. The same sources and options give the same bytes.";
+The folder then holds the tokenizer, the shards and data.json. The same sources and options give
+the same bytes. A vocabulary is learned from the first 2 GiB of text.";
 
 /// Turn texts and conversations into token shards
 #[derive(Debug, Args)]

@@ -7,6 +7,8 @@ mod batch;
 mod prefetch;
 mod rows;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::random::{Permutation, keyed};
@@ -100,12 +102,13 @@ impl BatchConfig {
         self
     }
 
-    /// The batches of a split.
+    /// The batches of a split, which ranks and configurations may share.
     ///
     /// # Errors
     /// When the data has less than a sequence or a batch, or the settings contradict each other.
-    pub fn init(&self, tokens: Tokens) -> Result<Batches, TrainError> {
+    pub fn init(&self, tokens: impl Into<Arc<Tokens>>) -> Result<Batches, TrainError> {
         self.check()?;
+        let tokens = tokens.into();
         let rows = match (self.sampling, self.packing) {
             (Sampling::RandomWindows, _) => Rows::windows(tokens, self.seq_len),
             (_, Packing::Stream) => Rows::stream(tokens, self.seq_len),

@@ -4,6 +4,7 @@
 //! need a table of 24 bytes a row. Where documents share a row, the first id of one is not learned from the one before it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::batch::Batch;
 use crate::data::shards::Tokens;
@@ -14,7 +15,7 @@ const FILL: i32 = 0;
 /// The rows of a split.
 #[derive(Debug)]
 pub(super) struct Rows {
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     seq_len: usize,
     cut: Cut,
 }
@@ -29,7 +30,7 @@ enum Cut {
 
 impl Rows {
     /// Rows one after the other. The last target of one is the first input of the next.
-    pub(super) fn stream(tokens: Tokens, seq_len: usize) -> Self {
+    pub(super) fn stream(tokens: Arc<Tokens>, seq_len: usize) -> Self {
         let stride = seq_len as u64;
         let rows = tokens.len().saturating_sub(1) / stride;
         let cut = Cut::Every { stride, rows };
@@ -41,7 +42,7 @@ impl Rows {
     }
 
     /// A row at every id that has enough behind it.
-    pub(super) fn windows(tokens: Tokens, seq_len: usize) -> Self {
+    pub(super) fn windows(tokens: Arc<Tokens>, seq_len: usize) -> Self {
         let rows = tokens.len().saturating_sub(seq_len as u64);
         let cut = Cut::Every { stride: 1, rows };
         Self {
@@ -52,7 +53,7 @@ impl Rows {
     }
 
     /// Documents in order, as many in a row as fit; longer ones are cut.
-    pub(super) fn whole(tokens: Tokens, seq_len: usize) -> Self {
+    pub(super) fn whole(tokens: Arc<Tokens>, seq_len: usize) -> Self {
         let room = seq_len as u64 + 1;
         let mut table: Vec<(Range<u64>, u64)> = Vec::new();
         let mut open: Option<(Range<u64>, u64)> = None;

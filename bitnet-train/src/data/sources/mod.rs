@@ -64,7 +64,8 @@ impl Sample {
 /// One source of samples.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A text file, cut into documents at each separator; without one, it is one document.
+    /// A text file, cut into documents at each separator; without one, it is one document. A document is read and
+    /// encoded in one piece: files that are large for the memory need a separator.
     Text {
         /// The file.
         path: PathBuf,
