@@ -1,5 +1,5 @@
-//! From sources to batches, through files: what is written is read back, what is damaged is refused, and a run that is resumed
-//! sees what the unbroken run sees.
+//! From sources to batches, through files: what is written is read back, what is damaged is refused, and a run that is
+//! resumed sees what the unbroken run sees.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

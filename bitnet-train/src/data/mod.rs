@@ -1,7 +1,8 @@
 //! From texts to batches.
 //!
 //! Samples come out of [`sources`]; [`tokenizer`] learns a vocabulary from them; [`shards`] holds them as ids in mapped
-//! files; [`batches`] cuts and shuffles these into what a step of training sees. [`stories`] is a corpus without a file.
+//! files; [`batches`] cuts and shuffles these into what a step of training sees. [`stories`] is a corpus without a
+//! file.
 //!
 //! ```
 //! use bitnet_train::data::shards::{self, BuildOptions, TokenData};

@@ -1,8 +1,8 @@
 //! Randomness without state: numbers and permutations that depend on a key and a place alone.
 //!
-//! The mixing function is the finalizer of SplitMix64 (Steele, Lea, Flood, 2014). A permutation of n items is a Feistel network
-//! on the least even number of bits that holds n, walked along its cycle until it is back below n (Black and Rogaway, 2002):
-//! a bijection without a table.
+//! The mixing function is the finalizer of SplitMix64 (Steele, Lea, Flood, 2014). A permutation of n items is a Feistel
+//! network on the least even number of bits that holds n, walked along its cycle until it is back below n (Black and
+//! Rogaway, 2002): a bijection without a table.
 
 /// A number from 64 random bits' worth of key and place.
 pub(crate) fn keyed(key: u64, place: u64) -> u64 {

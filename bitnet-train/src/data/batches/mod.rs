@@ -1,7 +1,8 @@
 //! What a step of training sees: rows of ids with the ids that follow them.
 //!
-//! A batch is a pure function of data, configuration and [`Position`]: resuming is starting at a position, and the ranks of a
-//! data-parallel run take disjoint rows of the same global batch. No order is stored; it is computed, place by place.
+//! A batch is a pure function of data, configuration and [`Position`]: resuming is starting at a position, and the
+//! ranks of a data-parallel run take disjoint rows of the same global batch. No order is stored; it is computed, place
+//! by place.
 
 mod batch;
 mod prefetch;
@@ -26,7 +27,8 @@ pub enum Sampling {
     /// Every row once an epoch, in another order each time; rows that fill no whole batch at its end wait for the next.
     #[default]
     Shuffled,
-    /// Every row once, in order, then the end; the last batch is filled up with rows that are not learned. For validation.
+    /// Every row once, in order, then the end; the last batch is filled up with rows that are not learned. For
+    /// validation.
     Sequential,
     /// Windows that begin anywhere, drawn with replacement. For small data, where few rows would always be cut alike.
     RandomWindows,
@@ -39,8 +41,8 @@ pub enum Packing {
     /// One after the other, cut every `seq_len` ids; no id is lost but the last few. For pre-training.
     #[default]
     Stream,
-    /// Whole where they fit: a document that would be cut begins a new row, what remains of the old one is not learned. For
-    /// conversations.
+    /// Whole where they fit: a document that would be cut begins a new row, what remains of the old one is not learned.
+    /// For conversations.
     Whole,
 }
 

@@ -1,7 +1,7 @@
 //! Batches made ahead of time, on a thread of their own.
 //!
-//! What is seen is what [`Batches`] gives; only the waiting is gone. [`Prefetch::position`] is that of the batch that comes next out of
-//! here, not of those made ahead: what a checkpoint stores.
+//! What is seen is what [`Batches`] gives; only the waiting is gone. [`Prefetch::position`] is that of the batch that
+//! comes next out of here, not of those made ahead: what a checkpoint stores.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};

@@ -1,7 +1,8 @@
 //! Rows: where each begins in the ids, and what of it is learned.
 //!
-//! A row of `seq_len` inputs takes one id more, for the last target. Rows of a stream and windows are arithmetic; whole documents
-//! need a table of 24 bytes a row. Where documents share a row, the first id of one is not learned from the one before it.
+//! A row of `seq_len` inputs takes one id more, for the last target. Rows of a stream and windows are arithmetic; whole
+//! documents need a table of 24 bytes a row. Where documents share a row, the first id of one is not learned from the
+//! one before it.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Sources to shards: reads in order, encodes on all cores, writes in order.
 //!
-//! One chunk of samples is in memory at a time. The result depends on the sources, the tokenizer and the options alone, not on
-//! cores. Nothing appears in the folder before all of it is written; the index comes last.
+//! One chunk of samples is in memory at a time. The result depends on the sources, the tokenizer and the options alone,
+//! not on cores. Nothing appears in the folder before all of it is written; the index comes last.
 
 use std::fs;
 use std::io::Write;

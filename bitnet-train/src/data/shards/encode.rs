@@ -1,7 +1,7 @@
 //! A sample as ids, with what begins and ends it and a mask of what is learned.
 //!
-//! Texts stay text: what spells a special token becomes no special token. In a conversation, the ids that the assistant's
-//! messages add to the rendered prompt are learned, their end tokens among them.
+//! Texts stay text: what spells a special token becomes no special token. In a conversation, the ids that the
+//! assistant's messages add to the rendered prompt are learned, their end tokens among them.
 
 use bitnet_models::chat::{ChatTemplate, Message};
 use bitnet_models::tokenizer::{Special, Tokenizer};

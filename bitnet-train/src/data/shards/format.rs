@@ -1,8 +1,8 @@
 //! The bytes of a shard: header, ids, document ends, mask.
 //!
-//! All numbers are little-endian. After the header stand `tokens` ids of `width` bytes, `documents` ends as u64 (the id behind the
-//! last one of each document), and, if masked, a bit for each id from the lowest of each byte up: 1 is learned.
-//! Two checksums (XXH3, 64 bits): of all that follows the header, and of the header before it.
+//! All numbers are little-endian. After the header stand `tokens` ids of `width` bytes, `documents` ends as u64 (the id
+//! behind the last one of each document), and, if masked, a bit for each id from the lowest of each byte up: 1 is
+//! learned. Two checksums (XXH3, 64 bits): of all that follows the header, and of the header before it.
 
 use std::path::Path;
 

@@ -1,7 +1,8 @@
 //! Data as ids in mapped files: built once, opened at once, checked whole.
 //!
-//! A folder holds the tokenizer, shards of each split and `data.json`, which is written last: a folder with it is complete.
-//! Invariant: in an open [`TokenData`], every id is below the vocabulary size and every shard was made with the tokenizer beside it.
+//! A folder holds the tokenizer, shards of each split and `data.json`, which is written last: a folder with it is
+//! complete. Invariant: in an open [`TokenData`], every id is below the vocabulary size and every shard was made with
+//! the tokenizer beside it.
 
 mod build;
 mod encode;

@@ -1,6 +1,7 @@
 //! Opens prepared data, and proves it: sizes, checksums, ids, and that one tokenizer made it all.
 //!
-//! Checking reads every byte once, on all cores, which also brings the files into memory. After it, reading cannot fail.
+//! Checking reads every byte once, on all cores, which also brings the files into memory. After it, reading cannot
+//! fail.
 
 use std::path::{Path, PathBuf};
 

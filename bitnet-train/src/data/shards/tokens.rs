@@ -1,7 +1,7 @@
 //! The ids of a split, as one row over all its shards.
 //!
-//! Mapped files: what is read often stays in memory, the rest on disk. A shard is proven when it is opened, so reading it gives
-//! values, not results. Files that another process cuts short while they are mapped end the process.
+//! Mapped files: what is read often stays in memory, the rest on disk. A shard is proven when it is opened, so reading
+//! it gives values, not results. Files that another process cuts short while they are mapped end the process.
 
 use std::fs::File;
 use std::ops::Range;
@@ -23,8 +23,9 @@ pub(super) struct Shard {
 impl Shard {
     pub(super) fn open(path: &Path) -> Result<Self, TrainError> {
         let file = File::open(path).map_err(TrainError::io("open", path))?;
-        // SAFETY: the mapping is only read, and only as bytes, of which every value is valid. That nobody writes to the file
-        // meanwhile is the caller's world; we replace files by renaming, which leaves a mapping on the old contents.
+        // SAFETY: the mapping is only read, and only as bytes, of which every value is valid. That nobody writes to the
+        // file meanwhile is the caller's world; we replace files by renaming, which leaves a mapping on the old
+        // contents.
         #[allow(unsafe_code, reason = "mapping a file")]
         let map = unsafe { Mmap::map(&file) }.map_err(TrainError::io("map", path))?;
         let header = Header::read(&map, path)?;

@@ -1,7 +1,7 @@
 //! JSON Lines: a sample a line.
 //!
-//! `messages` wins over ids, ids over `text`. `labels` follow the habit of training data: one for each id, -100 where nothing
-//! is learned; the others are the ids themselves and are not compared. Empty lines are no samples.
+//! `messages` wins over ids, ids over `text`. `labels` follow the habit of training data: one for each id, -100 where
+//! nothing is learned; the others are the ids themselves and are not compared. Empty lines are no samples.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

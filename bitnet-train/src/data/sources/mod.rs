@@ -1,7 +1,7 @@
 //! Where samples come from: text files, JSON Lines, the built-in stories.
 //!
-//! A source is a description that can be opened again and again; each time it streams the same samples in the same order,
-//! one document or line in memory. Errors name file and line.
+//! A source is a description that can be opened again and again; each time it streams the same samples in the same
+//! order, one document or line in memory. Errors name file and line.
 
 mod jsonl;
 mod text;
@@ -26,7 +26,8 @@ pub enum Sample {
     Text(String),
     /// A conversation; what the assistant says is learned.
     Chat(Vec<Message>),
-    /// Ids of the tokenizer in use, nothing added to them. With a mask, one entry for each id, only marked ids are learned.
+    /// Ids of the tokenizer in use, nothing added to them. With a mask, one entry for each id, only marked ids are
+    /// learned.
     Ids {
         /// The ids.
         ids: Vec<u32>,
@@ -160,8 +161,8 @@ impl Sources {
         }
     }
 
-    /// Whether lines that hold no sample are left out and counted, instead of ending the pass. What the disk refuses is an
-    /// error all the same.
+    /// Whether lines that hold no sample are left out and counted, instead of ending the pass. What the disk refuses is
+    /// an error all the same.
     pub fn with_skip_bad(mut self, skip_bad: bool) -> Self {
         self.skip_bad = skip_bad;
         self

@@ -1,7 +1,7 @@
 //! Plain text, cut into documents at a separator.
 //!
-//! Reads to the next separator, so one document is in memory. Space around a separator belongs to no document; a file without
-//! separators is taken as it stands, to the last byte.
+//! Reads to the next separator, so one document is in memory. Space around a separator belongs to no document; a file
+//! without separators is taken as it stands, to the last byte.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

@@ -81,7 +81,7 @@ fn tell(seed: u64, number: u64) -> (Document, World) {
     let mut tale = Tale::new(dice);
     plot(&mut tale);
     let (story, world, mut dice) = tale.finish();
-    let questions = questions::ask(&world, &mut dice);
+    let questions = questions::ask(&world, &story, &mut dice);
     let document = Document {
         about,
         story,
@@ -262,6 +262,14 @@ mod tests {
                     assert!(answer.contains(expected), "{question} {answer}: {expected}");
                     checked += 1;
                 }
+                let kinds = ["Who was ", "Who is "]
+                    .iter()
+                    .any(|ask| question.starts_with(ask));
+                let kind = answer.trim_end_matches('.').rsplit(' ').next().unwrap();
+                assert!(
+                    !kinds || document.story.contains(kind),
+                    "{question} {answer}"
+                );
                 let named = |word: &&str| document.story.contains(word.trim_end_matches('.'));
                 let names = answer
                     .split(' ')

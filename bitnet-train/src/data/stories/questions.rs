@@ -1,7 +1,7 @@
 //! Questions about a finished story, answered from its world alone.
 //!
-//! Only what has one answer is asked: where a thing is at the end, the last reason for a feeling, a helper who was the only
-//! one. At most four questions a story, of different kinds.
+//! Only what has one answer is asked: where a thing is at the end, the last reason for a feeling, a helper who was the
+//! only one. At most four questions a story, of different kinds.
 
 use super::Question;
 use super::dice::Dice;
@@ -13,26 +13,32 @@ use super::world::{Fact, Whereabouts, World};
 const MOST: usize = 4;
 
 /// Some questions in any order.
-pub(super) fn ask(world: &World, dice: &mut Dice) -> Vec<Question> {
+pub(super) fn ask(world: &World, story: &str, dice: &mut Dice) -> Vec<Question> {
+    // A plot may leave a word out that the world knows; then nobody can know the answer.
+    let told = |word: &str| story.contains(word);
     let mut all: Vec<(String, String)> = Vec::new();
-    things(world, &mut all);
+    things(world, &told, &mut all);
     for fact in &world.facts {
-        about(fact, world, &mut all);
+        if !matches!(fact, Fact::Why(_, feeling, _) if !told(feeling)) {
+            about(fact, world, &mut all);
+        }
     }
     for person in &world.people {
         let (name, he) = (&person.name, capital(&person_form(person, "he")));
-        if let Some(feeling) = person.feeling {
+        if let Some(feeling) = person.feeling.filter(|feeling| told(feeling)) {
             all.push((
                 format!("How did {name} feel [at the end|in the end|when it was over]?"),
                 format!("[{he}|{name}] was {feeling}."),
             ));
         }
-        all.push((
-            format!("Who [was|is] {name}?"),
-            format!("[{he}|{name}] was {}.", article_of(person.kind)),
-        ));
+        if told(person.kind) {
+            all.push((
+                format!("Who [was|is] {name}?"),
+                format!("[{he}|{name}] was {}.", article_of(person.kind)),
+            ));
+        }
     }
-    if let Some(sky) = world.sky {
+    if let Some(sky) = world.sky.filter(|sky| told(sky)) {
         all.push((
             "[What was the weather like|How was the weather]?".to_owned(),
             format!("It was {sky}."),
@@ -50,7 +56,7 @@ pub(super) fn ask(world: &World, dice: &mut Dice) -> Vec<Question> {
 }
 
 /// Where each thing is, who has it, and what it looks like.
-fn things(world: &World, all: &mut Vec<(String, String)>) {
+fn things(world: &World, told: &impl Fn(&str) -> bool, all: &mut Vec<(String, String)>) {
     for thing in &world.things {
         let (the, noun) = (thing_form(thing, ""), thing.noun);
         match thing.at {
@@ -67,7 +73,7 @@ fn things(world: &World, all: &mut Vec<(String, String)>) {
             )),
             Whereabouts::Gone | Whereabouts::Unknown => {}
         }
-        if lexicon::COLOURS.contains(&thing.adjective) {
+        if lexicon::COLOURS.contains(&thing.adjective) && told(thing.adjective) {
             let colour = thing.adjective;
             all.push((
                 format!("What colour [was|is] {the}?"),

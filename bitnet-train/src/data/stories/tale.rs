@@ -1,7 +1,7 @@
 //! A story in the making: its text, its cast and its world.
 //!
-//! A plot casts letters (`a` the hero, `t` a thing) and then tells and does by turns. Every deed is a method that changes
-//! the world; `say` only writes. Names and nouns are drawn without replacement, so an answer has one meaning.
+//! A plot casts letters (`a` the hero, `t` a thing) and then tells and does by turns. Every deed is a method that
+//! changes the world; `say` only writes. Names and nouns are drawn without replacement, so an answer has one meaning.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Sentences with choices: `[One|Another] day, {a} saw {t.a}.`
 //!
-//! `[x|y]` is one of its parts, nested as needed, perhaps empty; `{key.form}` is a name, noun or pronoun of the tale's cast.
-//! A key in upper case begins a sentence. Templates are ours, so a wrong one is a bug and panics.
+//! `[x|y]` is one of its parts, nested as needed, perhaps empty; `{key.form}` is a name, noun or pronoun of the tale's
+//! cast. A key in upper case begins a sentence. Templates are ours, so a wrong one is a bug and panics.
 
 use super::dice::Dice;
 

@@ -1,7 +1,7 @@
 //! What is true in a story: who there is, where things are, who feels what and why.
 //!
-//! Plots change the world as they tell, and the world refuses what cannot be (giving away what one has not): a plot that
-//! contradicts itself panics. Questions are answered from here alone.
+//! Plots change the world as they tell, and the world refuses what cannot be (giving away what one has not): a plot
+//! that contradicts itself panics. Questions are answered from here alone.
 
 use super::lexicon::Place;
 

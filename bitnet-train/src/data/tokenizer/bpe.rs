@@ -1,8 +1,8 @@
 //! Byte-level BPE learned from texts, in the pipeline of Llama 3.
 //!
-//! The crate `tokenizers` learns: the most frequent pair of tokens is merged until the vocabulary is full (Sennrich et al.,
-//! arXiv 1508.07909), ties going to the older pair, so the result depends on the texts alone. It counts pairs in 32 bits; so
-//! that no count overflows, a vocabulary is learned from the first 2 GiB of text.
+//! The crate `tokenizers` learns: the most frequent pair of tokens is merged until the vocabulary is full (Sennrich et
+//! al., arXiv 1508.07909), ties going to the older pair, so the result depends on the texts alone. It counts pairs in
+//! 32 bits; so that no count overflows, a vocabulary is learned from the first 2 GiB of text.
 
 use bitnet_models::chat::ChatTemplate;
 use bitnet_models::tokenizer::{Tokenizer, Vocabulary};

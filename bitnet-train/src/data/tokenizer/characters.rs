@@ -1,7 +1,8 @@
 //! One token for each character that occurs, in the order of code points.
 //!
-//! The tokenizer of character-level baselines: no special tokens, so the vocabulary of Tiny Shakespeare has its 65 characters.
-//! Written as a word-level model behind a splitter into characters, which any reader of `tokenizer.json` understands.
+//! The tokenizer of character-level baselines: no special tokens, so the vocabulary of Tiny Shakespeare has its 65
+//! characters. Written as a word-level model behind a splitter into characters, which any reader of `tokenizer.json`
+//! understands.
 
 use std::collections::BTreeSet;
 
