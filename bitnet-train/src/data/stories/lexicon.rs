@@ -183,6 +183,11 @@ pub(super) const SKIES: &[&str] = &[
     "sunny", "windy", "rainy", "cold", "foggy", "snowy", "warm", "cloudy",
 ];
 
+/// Feelings that a story can end with; the others pass, whether or not it says so.
+pub(super) const GOOD_FEELINGS: &[&str] = &[
+    "happy", "glad", "proud", "content", "relieved", "calm", "grateful", "pleased",
+];
+
 /// `a` or `an`, by the sound that the next word begins with.
 pub(super) fn article(next: &str) -> &'static str {
     let sounds_consonant = ["one", "use", "uni"]

@@ -25,7 +25,8 @@ pub(super) fn ask(world: &World, story: &str, dice: &mut Dice) -> Vec<Question> 
     }
     for person in &world.people {
         let (name, he) = (&person.name, capital(&person_form(person, "he")));
-        if let Some(feeling) = person.feeling.filter(|feeling| told(feeling)) {
+        let lasting = |feeling: &&str| told(feeling) && lexicon::GOOD_FEELINGS.contains(feeling);
+        if let Some(feeling) = person.feeling.filter(lasting) {
             all.push((
                 format!("How did {name} feel [at the end|in the end|when it was over]?"),
                 format!("[{he}|{name}] was {feeling}."),
