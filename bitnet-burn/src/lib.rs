@@ -11,3 +11,5 @@ pub use bitnet_kernels::{
 };
 pub use bitnet_models as models;
 pub use bitnet_models::{BitLinear, BitLinearConfig, GenerateOptions, Model};
+#[cfg(feature = "train")]
+pub use bitnet_train as train;

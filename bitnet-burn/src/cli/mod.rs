@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod completions;
 mod convert;
+mod data;
 mod device;
 mod doctor;
 mod embed;
@@ -80,6 +81,7 @@ enum Command {
     Chat(Box<chat::Chat>),
     Batch(Box<batch::Batch>),
     Convert(convert::Convert),
+    Data(data::Data),
     Inspect(inspect::Inspect),
     Eval(eval::Eval),
     Embed(embed::Embed),
@@ -111,6 +113,7 @@ impl Cli {
             Command::Chat(chat) => chat.run(&options),
             Command::Batch(batch) => batch.run(&options),
             Command::Convert(convert) => convert.run(&options),
+            Command::Data(data) => data.run(&options),
             Command::Inspect(inspect) => inspect.run(),
             Command::Eval(eval) => eval.run(&options),
             Command::Embed(embed) => embed.run(&options),

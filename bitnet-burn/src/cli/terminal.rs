@@ -221,6 +221,13 @@ pub(crate) fn rows_bar(name: &str, total: u64, quiet: bool) -> ProgressBar {
     )
 }
 
+/// A count of unknown length with rate. It also turns while nothing is counted.
+pub(crate) fn count_bar(name: &str, quiet: bool) -> ProgressBar {
+    let bar = bar(name, None, quiet, "{msg} {spinner} {human_pos}  {per_sec}");
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar
+}
+
 fn bar(name: &str, total: Option<u64>, quiet: bool, template: &str) -> ProgressBar {
     let target = if quiet {
         ProgressDrawTarget::hidden()
