@@ -97,6 +97,17 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// The numbers, widened a few at a time, where a copy of all would be too much.
+    pub fn iter(&self) -> impl Iterator<Item = f32> {
+        const BLOCK: usize = 64;
+        (0..self.len()).step_by(BLOCK).flat_map(|start| {
+            let mut block = [0.0; BLOCK];
+            let count = BLOCK.min(self.len() - start);
+            self.read(start..start + count, &mut block[..count]);
+            block.into_iter().take(count)
+        })
+    }
+
     /// All numbers, widened.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.len()];
@@ -150,6 +161,7 @@ mod tests {
                 (6, values.to_vec()),
                 "{kind:?}"
             );
+            assert!(floats.iter().eq(values), "{kind:?}");
             let rows = floats.rows(1..3);
             assert_eq!(
                 (&rows.shape[..], rows.to_f32()),
