@@ -4,7 +4,6 @@
 //! compared with a forward pass of plain loops in f64 and with the same numbers as an ordinary float Qwen3. Activations
 //! are not quantized: nothing in such a file, and no paper, says that they are.
 
-#[allow(dead_code, reason = "of its makers of files one is used here")]
 #[path = "../support/checkpoints.rs"]
 mod checkpoints;
 

@@ -114,7 +114,7 @@ impl Gguf {
     /// Takes a tensor into the directory.
     fn add(&mut self, place: &Place<'_>, circumstances: Circumstances) -> Result<(), ModelError> {
         let (encoding, kind, bytes) = resolve(place, circumstances, self.path())?;
-        let name = self.family.to_hf(place.name);
+        let name = names::to_hf(place.name);
         let name = name.unwrap_or_else(|| place.name.to_owned());
         let index = self.infos.len();
         if self.by_name.insert(name.clone(), index).is_some() {
@@ -206,7 +206,7 @@ impl Gguf {
     /// The tensor of a name, whose shape is proven.
     fn find(&self, name: &str, shape: &[usize]) -> Result<usize, ModelError> {
         let Some(&index) = self.by_name.get(name) else {
-            let name = self.family.to_gguf(name).unwrap_or_else(|| name.to_owned());
+            let name = names::to_gguf(name).unwrap_or_else(|| name.to_owned());
             let expected = format!("a tensor of shape {shape:?}");
             let way_out = "The file is incomplete, or its metadata describe another model";
             return Err(self.refuse(&name, "nothing", expected, way_out));

@@ -1,4 +1,4 @@
-//! Architectures and tensor names: GGUF's on the left, those of Hugging Face on the right.
+//! Architectures and tensor names: GGUF's on the left, those of Hugging Face on the right, which are ours.
 //!
 //! The tables are the whole translation; both directions read them. A name that no table knows stays as it is, so it
 //! can be listed.
@@ -18,8 +18,6 @@ pub(super) struct Family {
     pub(super) bitnet_cpp: bool,
     /// Rows of q and k are in interleaved order.
     pub(super) interleaved: bool,
-    /// Names that stand before those of [`LAYER`].
-    own: &'static [(&'static str, &'static str)],
 }
 
 pub(super) static FAMILIES: &[Family] = &[
@@ -31,7 +29,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: true,
         bitnet_cpp: true,
         interleaved: false,
-        own: &[],
     },
     Family {
         name: "bitnet-25",
@@ -41,7 +38,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: true,
         bitnet_cpp: true,
         interleaved: false,
-        own: &[],
     },
     Family {
         name: "bitnet",
@@ -51,10 +47,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: true,
         bitnet_cpp: false,
         interleaved: false,
-        own: &[
-            ("attn_sub_norm", "self_attn.inner_attn_ln"),
-            ("ffn_sub_norm", "mlp.ffn_layernorm"),
-        ],
     },
     Family {
         name: "llama",
@@ -64,7 +56,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: false,
         bitnet_cpp: false,
         interleaved: true,
-        own: &[],
     },
     Family {
         name: "qwen3",
@@ -74,7 +65,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: false,
         bitnet_cpp: false,
         interleaved: false,
-        own: &[],
     },
 ];
 
@@ -116,32 +106,29 @@ static SUFFIXES: &[(&str, &str)] = &[
     ("scale", "weight_scale"),
 ];
 
-impl Family {
-    /// The Hugging Face name of a tensor in a file of this architecture.
-    pub(super) fn to_hf(&self, name: &str) -> Option<String> {
-        let (stem, suffix) = name.rsplit_once('.')?;
-        let suffix = left(SUFFIXES, suffix)?;
-        if let Some(module) = left(MODEL, stem) {
-            return Some(format!("{module}.{suffix}"));
-        }
-        let (layer, stem) = layer(stem, "blk.")?;
-        let module = left(self.own, stem).or_else(|| left(LAYER, stem))?;
-        Some(format!("model.layers.{layer}.{module}.{suffix}"))
+/// The Hugging Face name of a tensor in a file.
+pub(super) fn to_hf(name: &str) -> Option<String> {
+    let (stem, suffix) = name.rsplit_once('.')?;
+    let suffix = left(SUFFIXES, suffix)?;
+    if let Some(module) = left(MODEL, stem) {
+        return Some(format!("{module}.{suffix}"));
     }
+    let (layer, stem) = layer(stem, "blk.")?;
+    let module = left(LAYER, stem)?;
+    Some(format!("model.layers.{layer}.{module}.{suffix}"))
+}
 
-    /// The name in a file of this architecture of a tensor with a Hugging Face name, with or without `model.`.
-    pub(super) fn to_gguf(&self, name: &str) -> Option<String> {
-        let (module, suffix) = name.rsplit_once('.')?;
-        let suffix = right(SUFFIXES, suffix)?;
-        let inner = module.strip_prefix("model.").unwrap_or(module);
-        if let Some(stem) = right(MODEL, module).or_else(|| right(MODEL, &format!("model.{inner}")))
-        {
-            return Some(format!("{stem}.{suffix}"));
-        }
-        let (layer, module) = layer(inner, "layers.")?;
-        let stem = right(self.own, module).or_else(|| right(LAYER, module))?;
-        Some(format!("blk.{layer}.{stem}.{suffix}"))
+/// The name in a file of a tensor with a Hugging Face name, with or without `model.`.
+pub(super) fn to_gguf(name: &str) -> Option<String> {
+    let (module, suffix) = name.rsplit_once('.')?;
+    let suffix = right(SUFFIXES, suffix)?;
+    let inner = module.strip_prefix("model.").unwrap_or(module);
+    if let Some(stem) = right(MODEL, module).or_else(|| right(MODEL, &format!("model.{inner}"))) {
+        return Some(format!("{stem}.{suffix}"));
     }
+    let (layer, module) = layer(inner, "layers.")?;
+    let stem = right(LAYER, module)?;
+    Some(format!("blk.{layer}.{stem}.{suffix}"))
 }
 
 /// Splits `{prefix}{layer}.{rest}`. One layer has one spelling.
@@ -171,39 +158,20 @@ mod tests {
 
     #[test]
     fn every_name_survives_both_translations() {
-        for family in FAMILIES {
-            for (stem, _) in LAYER.iter().chain(MODEL) {
-                for (suffix, _) in SUFFIXES {
-                    let layer = if left(MODEL, stem).is_some() {
-                        ""
-                    } else {
-                        "blk.10."
-                    };
-                    let name = format!("{layer}{stem}.{suffix}");
-                    let hf = family.to_hf(&name).unwrap();
-                    assert_eq!(family.to_gguf(&hf), Some(name.clone()), "{hf}");
-                    let bare = hf.strip_prefix("model.").unwrap_or(&hf);
-                    assert_eq!(family.to_gguf(bare), Some(name), "{bare}");
-                }
+        for (stem, _) in LAYER.iter().chain(MODEL) {
+            for (suffix, _) in SUFFIXES {
+                let layer = if left(MODEL, stem).is_some() {
+                    ""
+                } else {
+                    "blk.10."
+                };
+                let name = format!("{layer}{stem}.{suffix}");
+                let hf = to_hf(&name).unwrap();
+                assert_eq!(to_gguf(&hf), Some(name.clone()), "{hf}");
+                let bare = hf.strip_prefix("model.").unwrap_or(&hf);
+                assert_eq!(to_gguf(bare), Some(name), "{bare}");
             }
         }
-    }
-
-    #[test]
-    fn the_early_models_name_their_norms_otherwise() {
-        let name = "blk.0.attn_sub_norm.weight";
-        let of = |family: &str| {
-            let family = FAMILIES.iter().find(|other| other.name == family).unwrap();
-            family.to_hf(name).unwrap()
-        };
-        assert_eq!(
-            of("bitnet-b1.58"),
-            "model.layers.0.self_attn.attn_sub_norm.weight"
-        );
-        assert_eq!(
-            of("bitnet"),
-            "model.layers.0.self_attn.inner_attn_ln.weight"
-        );
     }
 
     #[test]
@@ -215,7 +183,7 @@ mod tests {
             "blk.0.attn_q",
             "x",
         ] {
-            assert_eq!(FAMILIES[0].to_hf(name), None, "{name}");
+            assert_eq!(to_hf(name), None, "{name}");
         }
     }
 }
