@@ -8,6 +8,6 @@ mod support;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(init: support::start(), |input: &[u8]| {
     support::open(&support::write(&[("model.gguf", input)]).join("model.gguf"));
 });

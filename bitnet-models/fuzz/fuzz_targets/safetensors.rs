@@ -9,7 +9,7 @@ mod support;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(init: support::start(), |input: &[u8]| {
     let Some((length, rest)) = input.split_first_chunk() else {
         return;
     };
