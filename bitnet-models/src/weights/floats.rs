@@ -114,28 +114,6 @@ impl<'a> Floats<'a> {
         self.read(0..values.len(), &mut values);
         values
     }
-
-    /// Some of the rows: a range of the slowest dimension.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the tensor has no dimension or fewer rows.
-    pub fn rows(&self, rows: Range<usize>) -> Floats<'_> {
-        let (&count, rest) = self.shape.split_first().expect("a tensor with rows");
-        assert!(
-            rows.start <= rows.end && rows.end <= count,
-            "rows {rows:?} of {count}"
-        );
-        let width = rest.iter().product::<usize>() * self.kind.size();
-        let mut shape = self.shape.clone();
-        shape[0] = rows.len();
-        let bytes = Cow::Borrowed(&self.bytes[rows.start * width..rows.end * width]);
-        Floats {
-            kind: self.kind,
-            shape,
-            bytes,
-        }
-    }
 }
 
 fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
@@ -162,13 +140,8 @@ mod tests {
                 "{kind:?}"
             );
             assert!(floats.iter().eq(values), "{kind:?}");
-            let rows = floats.rows(1..3);
-            assert_eq!(
-                (&rows.shape[..], rows.to_f32()),
-                (&[2, 2][..], values[2..].to_vec())
-            );
             let mut two = [0.0; 2];
-            rows.read(1..3, &mut two);
+            floats.read(3..5, &mut two);
             assert_eq!(two, values[3..5]);
             assert_eq!(FloatKind::from_name(kind.name()), Some(kind));
         }
@@ -182,14 +155,5 @@ mod tests {
             FloatKind::BF16.encode(&[between + 2_f32.powi(-7)]),
             0x3f82_u16.to_le_bytes()
         );
-    }
-
-    #[test]
-    #[should_panic(expected = "rows 1..4 of 3")]
-    fn rows_beyond_the_end_are_a_mistake_of_the_caller() {
-        let bytes = FloatKind::F32.encode(&[0.0; 6]);
-        let _rows = Floats::new(FloatKind::F32, vec![3, 2], bytes)
-            .rows(1..4)
-            .len();
     }
 }

@@ -11,6 +11,12 @@ type Damage = fn(&mut Builder);
 /// What is done to a `llama` file, and what the message must say.
 static DAMAGES: &[(Damage, &[&str])] = &[
     (
+        |b| {
+            b.add("rope_freqs.weight", &[64, 128], &[2.0; 8192]);
+        },
+        &["`rope_freqs.weight`", "shape [128, 64]", "at most 4096"],
+    ),
+    (
         |b| b.magic = *b"GGML",
         &["magic", "`GGML`", "`GGUF`", "no GGUF file"],
     ),

@@ -38,6 +38,9 @@ use super::{Checkpoint, ConfigMap, FloatKind, Floats, Matrix, TensorInfo};
 use crate::ModelError;
 use crate::tokenizer::Vocabulary;
 
+/// Divisors of rotary frequencies; known models have 64.
+const MOST_DIVISORS: usize = 1 << 12;
+
 /// An opened GGUF file.
 #[derive(Debug)]
 pub struct Gguf {
@@ -141,10 +144,6 @@ impl Gguf {
             self.infos[index].shape.first().copied()
         };
         let layer = |info: &TensorInfo| names::layer(&info.file_name, "blk.").map(|(i, _)| i + 1);
-        let rope_divisors = match self.by_name.get("rope_freqs.weight") {
-            Some(&index) => Some(self.numbers(index)?.to_f32()),
-            None => None,
-        };
         let has_input_norms = self
             .infos
             .iter()
@@ -156,8 +155,24 @@ impl Gguf {
             has_head: self.by_name.contains_key("lm_head.weight"),
             has_input_norms,
             quantization: self.projections(self.family.bitnet || has_input_norms)?,
-            rope_divisors: rope_divisors.filter(|all| all.iter().any(|&divisor| divisor != 1.0)),
+            rope_divisors: self.rope_divisors()?,
         })
+    }
+
+    /// What the frequencies of the rotary encoding are divided by, if it is not all 1. There are as many as pairs in a
+    /// head: not so many that the configuration, where they go, could take more memory than the file.
+    fn rope_divisors(&self) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(&index) = self.by_name.get("rope_freqs.weight") else {
+            return Ok(None);
+        };
+        let info = &self.infos[index];
+        if info.shape.iter().product::<usize>() > MOST_DIVISORS {
+            let found = format!("shape {:?}", info.shape);
+            let expected = format!("one number for each pair of a head, at most {MOST_DIVISORS}");
+            return Err(self.refuse(&info.file_name, found, expected, DOWNLOAD));
+        }
+        let divisors = self.numbers(index)?.to_f32();
+        Ok(Some(divisors).filter(|all| all.iter().any(|&divisor| divisor != 1.0)))
     }
 
     /// How the projections are stored, going by encodings and, for floats, by the values of the first one.
