@@ -33,7 +33,7 @@ pub(crate) fn files() -> Vec<(PathBuf, PathBuf)> {
     files
 }
 
-/// A safetensors checkpoint, whole in memory, names with `model.` and norms as the later families call them.
+/// A safetensors checkpoint, whole in memory, names with `model.`.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) config: Map<String, Value>,
@@ -60,9 +60,10 @@ impl Source {
                 .expect("safetensors")
                 .tensors()
             {
+                // 1bitLLM's own names of the sub-norms.
                 let name = name
-                    .replace("self_attn.inner_attn_ln", "self_attn.attn_sub_norm")
-                    .replace("mlp.ffn_layernorm", "mlp.ffn_sub_norm");
+                    .replace("inner_attn_ln", "attn_sub_norm")
+                    .replace("ffn_layernorm", "ffn_sub_norm");
                 let inner = name.strip_prefix("model.").unwrap_or(&name);
                 let name = match inner == "lm_head.weight" {
                     true => inner.to_owned(),

@@ -117,7 +117,7 @@ impl Gguf {
     /// Takes a tensor into the directory.
     fn add(&mut self, place: &Place<'_>, circumstances: Circumstances) -> Result<(), ModelError> {
         let (encoding, kind, bytes) = resolve(place, circumstances, self.path())?;
-        let name = names::to_hf(place.name);
+        let name = self.family.to_hf(place.name);
         let name = name.unwrap_or_else(|| place.name.to_owned());
         let index = self.infos.len();
         if self.by_name.insert(name.clone(), index).is_some() {
@@ -183,7 +183,7 @@ impl Gguf {
         }
         let readable = |&index: &usize| !matches!(self.places[index].0, Encoding::Opaque { .. });
         let ternary = match all().find(readable) {
-            Some(index) => self.trits_of_floats(&self.numbers(index)?).is_some(),
+            Some(index) => trits_of_floats(&self.numbers(index)?, self.family).is_some(),
             None => false,
         };
         Ok(match (ternary, bitnet) {
@@ -198,30 +198,10 @@ impl Gguf {
         info.file_name.starts_with("blk.") && info.name.ends_with("_proj.weight")
     }
 
-    /// The trits and the scale of dequantized weights: each value is -m, 0 or m. In a BitNet each may be off by a
-    /// rounding to 8 bits; elsewhere the likeness must be exact to mean something.
-    fn trits_of_floats(&self, floats: &Floats<'_>) -> Option<(Vec<i8>, f32)> {
-        let tolerance = if self.family.bitnet { 1.0 / 128.0 } else { 0.0 };
-        let m = floats.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
-        if !m.is_finite() {
-            return None;
-        }
-        let mut trits = Vec::with_capacity(floats.len());
-        for value in floats.iter() {
-            let nearest = if m > 0.0 { (value / m).round() } else { 0.0 };
-            let off = (value - nearest * m).abs();
-            if off.is_nan() || off > tolerance * m {
-                return None;
-            }
-            trits.push(nearest as i8);
-        }
-        Some((trits, m))
-    }
-
     /// The tensor of a name, whose shape is proven.
     fn find(&self, name: &str, shape: &[usize]) -> Result<usize, ModelError> {
         let Some(&index) = self.by_name.get(name) else {
-            let name = names::to_gguf(name).unwrap_or_else(|| name.to_owned());
+            let name = self.family.to_gguf(name).unwrap_or_else(|| name.to_owned());
             let expected = format!("a tensor of shape {shape:?}");
             let way_out = "The file is incomplete, or its metadata describe another model";
             return Err(self.refuse(&name, "nothing", expected, way_out));
@@ -379,7 +359,7 @@ impl Checkpoint for Gguf {
         }
         let numbers = self.numbers(index)?;
         if self.is_projection(index)
-            && let Some((trits, m)) = self.trits_of_floats(&numbers)
+            && let Some((trits, m)) = trits_of_floats(&numbers, self.family)
         {
             let unpacked = (trits, Scale::Tensor(m));
             return self.ternary(index, unpacked, factor).map(Matrix::Ternary);
@@ -406,6 +386,26 @@ impl Gguf {
         }
         Ok(floats)
     }
+}
+
+/// The trits and the scale of dequantized weights: each value is -m, 0 or m. In a BitNet each may be off by a rounding to
+/// 8 bits; elsewhere the likeness must be exact to mean something.
+fn trits_of_floats(floats: &Floats<'_>, family: &Family) -> Option<(Vec<i8>, f32)> {
+    let tolerance = if family.bitnet { 1.0 / 128.0 } else { 0.0 };
+    let m = floats.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
+    if !m.is_finite() {
+        return None;
+    }
+    let mut trits = Vec::with_capacity(floats.len());
+    for value in floats.iter() {
+        let nearest = if m > 0.0 { (value / m).round() } else { 0.0 };
+        let off = (value - nearest * m).abs();
+        if off.is_nan() || off > tolerance * m {
+            return None;
+        }
+        trits.push(nearest as i8);
+    }
+    Some((trits, m))
 }
 
 /// The encoding of a tensor with its name and bytes.

@@ -1,4 +1,4 @@
-//! Architectures and tensor names: GGUF's on the left, those of Hugging Face on the right, which are ours.
+//! Architectures and tensor names: GGUF's on the left, those of Hugging Face on the right.
 //!
 //! The tables are the whole translation; both directions read them. A name that no table knows stays as it is, so it
 //! can be listed.
@@ -106,29 +106,32 @@ static SUFFIXES: &[(&str, &str)] = &[
     ("scale", "weight_scale"),
 ];
 
-/// The Hugging Face name of a tensor in a file.
-pub(super) fn to_hf(name: &str) -> Option<String> {
-    let (stem, suffix) = name.rsplit_once('.')?;
-    let suffix = left(SUFFIXES, suffix)?;
-    if let Some(module) = left(MODEL, stem) {
-        return Some(format!("{module}.{suffix}"));
+impl Family {
+    /// The Hugging Face name of a tensor in a file of this architecture.
+    pub(super) fn to_hf(&self, name: &str) -> Option<String> {
+        let (stem, suffix) = name.rsplit_once('.')?;
+        let suffix = left(SUFFIXES, suffix)?;
+        if let Some(module) = left(MODEL, stem) {
+            return Some(format!("{module}.{suffix}"));
+        }
+        let (layer, stem) = layer(stem, "blk.")?;
+        let module = left(LAYER, stem)?;
+        Some(format!("model.layers.{layer}.{module}.{suffix}"))
     }
-    let (layer, stem) = layer(stem, "blk.")?;
-    let module = left(LAYER, stem)?;
-    Some(format!("model.layers.{layer}.{module}.{suffix}"))
-}
 
-/// The name in a file of a tensor with a Hugging Face name, with or without `model.`.
-pub(super) fn to_gguf(name: &str) -> Option<String> {
-    let (module, suffix) = name.rsplit_once('.')?;
-    let suffix = right(SUFFIXES, suffix)?;
-    let inner = module.strip_prefix("model.").unwrap_or(module);
-    if let Some(stem) = right(MODEL, module).or_else(|| right(MODEL, &format!("model.{inner}"))) {
-        return Some(format!("{stem}.{suffix}"));
+    /// The name in a file of this architecture of a tensor with a Hugging Face name, with or without `model.`.
+    pub(super) fn to_gguf(&self, name: &str) -> Option<String> {
+        let (module, suffix) = name.rsplit_once('.')?;
+        let suffix = right(SUFFIXES, suffix)?;
+        let inner = module.strip_prefix("model.").unwrap_or(module);
+        if let Some(stem) = right(MODEL, module).or_else(|| right(MODEL, &format!("model.{inner}")))
+        {
+            return Some(format!("{stem}.{suffix}"));
+        }
+        let (layer, module) = layer(inner, "layers.")?;
+        let stem = right(LAYER, module)?;
+        Some(format!("blk.{layer}.{stem}.{suffix}"))
     }
-    let (layer, module) = layer(inner, "layers.")?;
-    let stem = right(LAYER, module)?;
-    Some(format!("blk.{layer}.{stem}.{suffix}"))
 }
 
 /// Splits `{prefix}{layer}.{rest}`. One layer has one spelling.
@@ -158,18 +161,20 @@ mod tests {
 
     #[test]
     fn every_name_survives_both_translations() {
-        for (stem, _) in LAYER.iter().chain(MODEL) {
-            for (suffix, _) in SUFFIXES {
-                let layer = if left(MODEL, stem).is_some() {
-                    ""
-                } else {
-                    "blk.10."
-                };
-                let name = format!("{layer}{stem}.{suffix}");
-                let hf = to_hf(&name).unwrap();
-                assert_eq!(to_gguf(&hf), Some(name.clone()), "{hf}");
-                let bare = hf.strip_prefix("model.").unwrap_or(&hf);
-                assert_eq!(to_gguf(bare), Some(name), "{bare}");
+        for family in FAMILIES {
+            for (stem, _) in LAYER.iter().chain(MODEL) {
+                for (suffix, _) in SUFFIXES {
+                    let layer = if left(MODEL, stem).is_some() {
+                        ""
+                    } else {
+                        "blk.10."
+                    };
+                    let name = format!("{layer}{stem}.{suffix}");
+                    let hf = family.to_hf(&name).unwrap();
+                    assert_eq!(family.to_gguf(&hf), Some(name.clone()), "{hf}");
+                    let bare = hf.strip_prefix("model.").unwrap_or(&hf);
+                    assert_eq!(family.to_gguf(bare), Some(name), "{bare}");
+                }
             }
         }
     }
@@ -183,7 +188,7 @@ mod tests {
             "blk.0.attn_q",
             "x",
         ] {
-            assert_eq!(to_hf(name), None, "{name}");
+            assert_eq!(FAMILIES[0].to_hf(name), None, "{name}");
         }
     }
 }

@@ -144,7 +144,7 @@ impl<'a> Plan<'a> {
         export: &Export,
     ) -> Result<Self, ModelError> {
         let family = export.family;
-        let Some(name) = names::to_gguf(&slot.name) else {
+        let Some(name) = family.to_gguf(&slot.name) else {
             let found = "a tensor without a name in GGUF";
             let way_out = "Write this model as safetensors";
             let expected = format!("a tensor of the architecture {}", family.name);
