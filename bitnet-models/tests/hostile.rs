@@ -7,6 +7,7 @@ mod checkpoints;
 use std::path::Path;
 
 use bitnet_models::ModelError;
+use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::weights::{self, Matrix};
 use checkpoints::{CONFIG, TENSORS, TWO, Tensor, file, raw_file, read_all};
 use peak_alloc::PeakAlloc;
@@ -545,6 +546,25 @@ fn a_matrix_whose_rows_do_not_fill_its_bytes_reads_by_the_shape_that_is_asked_fo
         );
     }
     assert!(checkpoint.matrix(UP, 5, 8).is_err());
+}
+
+#[test]
+fn an_epsilon_that_is_no_small_number_is_refused() {
+    for epsilon in ["0", "0e-6", "-1e-6", "1e-60", "1e60"] {
+        let config = format!(
+            r#"{{"architectures":["LlamaForCausalLM"],"hidden_act":"silu","hidden_size":8,"intermediate_size":8,
+            "num_hidden_layers":1,"num_attention_heads":2,"vocab_size":2,"rms_norm_eps":{epsilon}}}"#
+        );
+        let folder = write(&with(&[("config.json", config.as_bytes())]));
+        let checkpoint = weights::open(folder.path()).unwrap();
+        let error = architectures::read(checkpoint.as_ref(), Overrides::default());
+        let error = error.unwrap_err().to_string();
+        let words = "config key `rms_norm_eps`: found";
+        assert!(
+            error.contains(words) && error.contains("a number above 0"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

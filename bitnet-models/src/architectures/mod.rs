@@ -158,7 +158,7 @@ fn common(config: &ConfigReader<'_>, tensors: &Tensors<'_>) -> Result<DecoderCon
         max_positions: config
             .optional_usize("max_position_embeddings")?
             .unwrap_or(2048),
-        norm_epsilon: config.f64("rms_norm_eps")?,
+        norm_epsilon: epsilon(config)?,
         rope: rope(config, head_dim)?,
         activation: activation(config)?,
         tied_head: config
@@ -177,6 +177,17 @@ fn common(config: &ConfigReader<'_>, tensors: &Tensors<'_>) -> Result<DecoderCon
         masters,
         float_projections,
     })
+}
+
+/// `rms_norm_eps`, which keeps a norm of zeros from dividing by zero.
+fn epsilon(config: &ConfigReader<'_>) -> Result<f64, ModelError> {
+    let epsilon = config.f64("rms_norm_eps")?;
+    let single = epsilon as f32;
+    if single.is_finite() && single > 0.0 {
+        return Ok(epsilon);
+    }
+    let way_out = "The configuration is damaged";
+    Err(config.unsupported("rms_norm_eps", "a number above 0", way_out))
 }
 
 fn activation(config: &ConfigReader<'_>) -> Result<Activation, ModelError> {

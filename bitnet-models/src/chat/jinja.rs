@@ -12,7 +12,33 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 /// Instructions that one rendering may take; a conversation of a thousand messages takes some ten thousand.
 const FUEL: u64 = 10_000_000;
 
-pub(super) fn environment() -> Environment<'static> {
+/// Longest template in bytes. The longest of the published ones have some twenty thousand.
+const LONGEST: usize = 1 << 16;
+/// Stack for compiling one: each byte may be a level of recursion (`---1`), of 2 KB where nothing is optimized.
+const STACK: usize = LONGEST << 12;
+
+/// An environment with one template in it.
+pub(super) fn compile(name: &'static str, source: &str) -> Result<Environment<'static>, Error> {
+    let refuse = |reason: String| Error::new(ErrorKind::SyntaxError, reason);
+    if source.len() > LONGEST {
+        let found = source.len();
+        return Err(refuse(format!("{found} bytes, of at most {LONGEST}")));
+    }
+    let mut environment = environment();
+    std::thread::scope(|scope| {
+        let compiler = std::thread::Builder::new().stack_size(STACK);
+        let added = compiler.spawn_scoped(scope, || {
+            environment.add_template_owned(name, source.to_owned())
+        });
+        let added = added.map_err(|error| refuse(format!("no thread to compile it: {error}")))?;
+        added
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    Ok(environment)
+}
+
+fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
@@ -130,6 +156,26 @@ mod tests {
         let error = render("\n{{ raise_exception('roles must alternate') }}").unwrap_err();
         assert_eq!(message(&error), "`roles must alternate` at line 2");
         assert!(render("{{ strftime_now('%Q') }}").is_err());
+    }
+
+    #[test]
+    fn what_nests_deeply_or_is_long_compiles_or_is_refused() {
+        for (level, end) in [
+            ("-", "1"),
+            ("not ", "1"),
+            ("1+", "1"),
+            ("(", "1"),
+            ("[", "]"),
+        ] {
+            let levels = level.repeat((LONGEST - 5) / level.len());
+            let _refused_or_not = compile("t", &format!("{{{{{levels}{end}}}}}"));
+        }
+        let chain = format!("{{{{a{}}}}}", "|e".repeat(LONGEST / 2 - 3));
+        assert!(compile("t", &chain).is_ok());
+        let error = compile("t", &"a".repeat(LONGEST + 1)).unwrap_err();
+        assert_eq!(message(&error), "`65537 bytes, of at most 65536`");
+        let recursive = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+        assert!(render(recursive).is_err());
     }
 
     #[test]

@@ -59,9 +59,8 @@ impl ChatTemplate {
     /// # Errors
     /// When it is no Jinja.
     pub fn from_source(source: &str, origin: &str) -> Result<Self, ModelError> {
-        let mut environment = jinja::environment();
-        let added = environment.add_template_owned(NAME, source.to_owned());
-        added.map_err(|error| ModelError::Text {
+        let compiled = jinja::compile(NAME, source);
+        let environment = compiled.map_err(|error| ModelError::Text {
             what: format!("chat template of {origin}"),
             found: jinja::message(&error),
             expected: "a Jinja template".to_owned(),

@@ -18,7 +18,8 @@ use crate::{BitLinear, BitLinearConfig, ModelError};
 /// What a decoder is made of what a checkpoint holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadOptions {
-    /// Number format of embedding and head; `None` keeps that of the checkpoint, which changes no logit.
+    /// Number format of embedding and head; `None` keeps that of the checkpoint, which changes no logit. A table that
+    /// the checkpoint holds ternary stays so: exact, and 2.25 bits a number with a scale for 128, where int4 takes 5.
     pub table: Option<TableFormat>,
     /// Keeps masters and tables as trainable float parameters, in f32.
     pub trainable: bool,

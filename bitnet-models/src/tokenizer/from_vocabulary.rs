@@ -44,6 +44,9 @@ impl Kind {
 /// Where SentencePiece writes a space.
 const SPACE: &str = "\u{2581}";
 
+/// Bytes of a piece, at most: trying every split of it takes the square of that. Known pieces have a few dozen.
+const LONGEST_PIECE: usize = 1024;
+
 /// Left parts, right parts.
 type Merges = Vec<(String, String)>;
 
@@ -179,6 +182,11 @@ fn sentence_piece_bpe(
             format!("{} scores", scores.len()),
             expected,
         ));
+    }
+    if let Some(piece) = tokens.iter().find(|piece| piece.len() > LONGEST_PIECE) {
+        let found = format!("a piece of {} bytes", piece.len());
+        let expected = format!("at most {LONGEST_PIECE} in each");
+        return Err(damaged("tokenizer.ggml.tokens", found, expected));
     }
     let unknown = kinds.iter().position(|&kind| kind == Kind::Unknown);
     let unknown = vocabulary.unknown_id.map(|id| id as usize).or(unknown);

@@ -1,5 +1,6 @@
 //! Damaged and foreign files are refused with the thing, what was found, what was expected and the way out.
 
+use bitnet_models::tokenizer::Tokenizer;
 use bitnet_models::weights::{Checkpoint, Gguf};
 use proptest::prelude::*;
 
@@ -9,6 +10,12 @@ type Damage = fn(&mut Builder);
 
 /// What is done to a `llama` file, and what the message must say.
 static DAMAGES: &[(Damage, &[&str])] = &[
+    (
+        |b| {
+            b.add("rope_freqs.weight", &[64, 128], &[2.0; 8192]);
+        },
+        &["`rope_freqs.weight`", "shape [128, 64]", "at most 4096"],
+    ),
     (
         |b| b.magic = *b"GGML",
         &["magic", "`GGML`", "`GGUF`", "no GGUF file"],
@@ -442,6 +449,20 @@ fn rows_that_do_not_divide_into_heads_are_refused() {
             .contains("an even number for each of 3 heads"),
         "{error}"
     );
+}
+
+#[test]
+fn a_piece_whose_splits_would_take_hours_is_refused() {
+    let mut builder = Builder::new("llama");
+    let tokens = ["l", &"l".repeat(1 << 20)].map(string).concat();
+    builder.set("tokenizer.ggml.model", text("llama"));
+    builder.set("tokenizer.ggml.tokens", array(8, 2, &tokens));
+    builder.set("tokenizer.ggml.scores", array(6, 2, &f32s(&[0.0, 0.0])));
+    let (_folder, path) = builder.write();
+    let gguf = Gguf::open(&path).unwrap();
+    let error = Tokenizer::from_vocabulary(gguf.vocabulary().unwrap()).unwrap_err();
+    let words = "found a piece of 1048576 bytes";
+    assert!(error.to_string().contains(words), "{error}");
 }
 
 #[test]

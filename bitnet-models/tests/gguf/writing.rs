@@ -4,11 +4,14 @@ use std::path::Path;
 
 use bitnet_kernels::{PackedTernary, Scale};
 use bitnet_models::ModelError;
+use bitnet_models::architectures::{self, Overrides};
+use bitnet_models::decoder::{Decoder, LoadOptions};
 use bitnet_models::tokenizer::Vocabulary;
 use bitnet_models::weights::{
     Checkpoint, ConfigMap, FloatKind, Floats, Gguf, GgufLayout, Matrix, Role, Slot, TensorInfo,
     write_gguf,
 };
+use burn::tensor::Device;
 use half::f16;
 use safetensors::Dtype;
 use serde_json::json;
@@ -243,7 +246,7 @@ fn vocabulary(rows: usize) -> Vocabulary {
 }
 
 #[test]
-fn checkpoints_of_every_family_can_be_written() {
+fn checkpoints_of_every_family_can_be_written_and_run() {
     let folder = tempfile::tempdir().unwrap();
     for (path, architecture) in [
         ("models/tiny-2b4t-packed", "bitnet-b1.58"),
@@ -274,6 +277,10 @@ fn checkpoints_of_every_family_can_be_written() {
             found.config()["rope_theta"].as_f64(),
             source.config()["rope_theta"].as_f64()
         );
+        let config = architectures::read(&found, Overrides::default()).unwrap();
+        let (options, device) = (LoadOptions::exact(), Device::default());
+        Decoder::load(&config, &found, &options, &device, &mut |_, _| ())
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
         for slot in slots
             .iter()
             .filter(|slot| matches!(slot.role, Role::Linear { .. }))

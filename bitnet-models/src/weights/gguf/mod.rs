@@ -17,16 +17,13 @@ mod writer;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bitnet_kernels::packing::Unpacked;
 use bitnet_kernels::packing::i2_s::I2S;
 use bitnet_kernels::{PackedTernary, Scale};
-use half::{bf16, f16};
-use memmap2::Mmap;
 
 use self::config::{Evidence, Metadata, Projections};
 use self::container::{Container, Place};
@@ -36,15 +33,18 @@ use self::reader::DOWNLOAD;
 use self::rows::Order;
 pub use self::value::{Array, Value};
 pub use self::writer::{GgufLayout, write_gguf};
+use super::mapped::Mapped;
 use super::{Checkpoint, ConfigMap, FloatKind, Floats, Matrix, TensorInfo};
 use crate::ModelError;
 use crate::tokenizer::Vocabulary;
 
+/// Divisors of rotary frequencies; known models have 64.
+const MOST_DIVISORS: usize = 1 << 12;
+
 /// An opened GGUF file.
 #[derive(Debug)]
 pub struct Gguf {
-    path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<Mapped>,
     family: &'static Family,
     /// Heads of q and of k.
     heads: [usize; 2],
@@ -74,15 +74,14 @@ impl Gguf {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(path: &Path, i2_s: I2S) -> Result<Self, ModelError> {
-        let map = Arc::new(map(path)?);
-        let container = Container::parse(&map, path)?;
+        let map = Arc::new(Mapped::open(path)?);
+        let container = Container::parse(map.bytes(0..map.len()), path)?;
         let metadata = Metadata {
             container: &container,
             path,
         };
         let family = metadata.family()?;
         let mut gguf = Self {
-            path: path.to_path_buf(),
             map: Arc::clone(&map),
             family,
             heads: metadata.heads(family)?,
@@ -111,12 +110,13 @@ impl Gguf {
     ///
     /// None, unless the file was changed since it was opened.
     pub fn metadata(&self) -> Result<Vec<(&str, Value<'_>)>, ModelError> {
-        Ok(Container::parse(&self.map, &self.path)?.metadata)
+        let bytes = self.map.bytes(0..self.map.len());
+        Ok(Container::parse(bytes, self.path())?.metadata)
     }
 
     /// Takes a tensor into the directory.
     fn add(&mut self, place: &Place<'_>, circumstances: Circumstances) -> Result<(), ModelError> {
-        let (encoding, kind, bytes) = resolve(place, circumstances, &self.path)?;
+        let (encoding, kind, bytes) = resolve(place, circumstances, self.path())?;
         let name = self.family.to_hf(place.name);
         let name = name.unwrap_or_else(|| place.name.to_owned());
         let index = self.infos.len();
@@ -124,7 +124,7 @@ impl Gguf {
             let found = format!("a second tensor that means `{name}`");
             return Err(self.refuse(place.name, found, "one", DOWNLOAD));
         }
-        let file = self.path.file_name().unwrap_or_default();
+        let file = self.path().file_name().unwrap_or_default();
         self.infos.push(TensorInfo {
             name,
             file_name: place.name.to_owned(),
@@ -144,10 +144,6 @@ impl Gguf {
             self.infos[index].shape.first().copied()
         };
         let layer = |info: &TensorInfo| names::layer(&info.file_name, "blk.").map(|(i, _)| i + 1);
-        let rope_divisors = match self.by_name.get("rope_freqs.weight") {
-            Some(&index) => Some(to_f32(&self.numbers(index)?)),
-            None => None,
-        };
         let has_input_norms = self
             .infos
             .iter()
@@ -159,8 +155,24 @@ impl Gguf {
             has_head: self.by_name.contains_key("lm_head.weight"),
             has_input_norms,
             quantization: self.projections(self.family.bitnet || has_input_norms)?,
-            rope_divisors: rope_divisors.filter(|all| all.iter().any(|&divisor| divisor != 1.0)),
+            rope_divisors: self.rope_divisors()?,
         })
+    }
+
+    /// What the frequencies of the rotary encoding are divided by, if it is not all 1. There are as many as pairs in a
+    /// head: not so many that the configuration, where they go, could take more memory than the file.
+    fn rope_divisors(&self) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(&index) = self.by_name.get("rope_freqs.weight") else {
+            return Ok(None);
+        };
+        let info = &self.infos[index];
+        if info.shape.iter().product::<usize>() > MOST_DIVISORS {
+            let found = format!("shape {:?}", info.shape);
+            let expected = format!("one number for each pair of a head, at most {MOST_DIVISORS}");
+            return Err(self.refuse(&info.file_name, found, expected, DOWNLOAD));
+        }
+        let divisors = self.numbers(index)?.to_f32();
+        Ok(Some(divisors).filter(|all| all.iter().any(|&divisor| divisor != 1.0)))
     }
 
     /// How the projections are stored, going by encodings and, for floats, by the values of the first one.
@@ -171,7 +183,7 @@ impl Gguf {
         }
         let readable = |&index: &usize| !matches!(self.places[index].0, Encoding::Opaque { .. });
         let ternary = match all().find(readable) {
-            Some(index) => self.trits_of_floats(&self.numbers(index)?).is_some(),
+            Some(index) => trits_of_floats(&self.numbers(index)?, self.family).is_some(),
             None => false,
         };
         Ok(match (ternary, bitnet) {
@@ -184,21 +196,6 @@ impl Gguf {
     fn is_projection(&self, index: usize) -> bool {
         let info = &self.infos[index];
         info.file_name.starts_with("blk.") && info.name.ends_with("_proj.weight")
-    }
-
-    /// The trits and the scale of dequantized weights: each value is -m, 0 or m. In a BitNet each may be off by a
-    /// rounding to 8 bits; elsewhere the likeness must be exact to mean something.
-    fn trits_of_floats(&self, floats: &Floats<'_>) -> Option<(Vec<i8>, f32)> {
-        let tolerance = if self.family.bitnet { 1.0 / 128.0 } else { 0.0 };
-        let values = to_f32(floats);
-        let m = values.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
-        let trit = |value: f32| {
-            let nearest = if m > 0.0 { (value / m).round() } else { 0.0 };
-            let off = (value - nearest * m).abs();
-            (off <= tolerance * m).then_some(nearest as i8)
-        };
-        let trits: Option<Vec<i8>> = values.iter().map(|&value| trit(value)).collect();
-        trits.filter(|_| m.is_finite()).map(|trits| (trits, m))
     }
 
     /// The tensor of a name, whose shape is proven.
@@ -223,7 +220,7 @@ impl Gguf {
     fn numbers(&self, index: usize) -> Result<Floats<'_>, ModelError> {
         let info = &self.infos[index];
         let (encoding, place) = &self.places[index];
-        let bytes = &self.map[place.clone()];
+        let bytes = self.map.bytes(place.clone());
         let (kind, bytes) = match encoding {
             Encoding::Floats(kind) => (*kind, Cow::Borrowed(bytes)),
             Encoding::Blocks(blocks) => (FloatKind::F32, Cow::Owned(blocks.widen(bytes))),
@@ -272,7 +269,7 @@ impl Gguf {
         let Some(&index) = self.by_name.get(&format!("{name}_scale")) else {
             return Ok(1.0);
         };
-        match to_f32(&self.numbers(index)?)[..] {
+        match self.numbers(index)?.to_f32()[..] {
             [factor] if factor.is_finite() => Ok(factor),
             ref values => {
                 let found = match values {
@@ -302,7 +299,7 @@ impl Gguf {
             scale = Scale::from_values(scale.granularity(), values);
         }
         PackedTernary::from_trits(&trits, scale, d_out, d_in)
-            .map_err(ModelError::ternary(&self.path, &info.file_name))
+            .map_err(ModelError::ternary(self.path(), &info.file_name))
     }
 
     fn refuse(
@@ -312,13 +309,13 @@ impl Gguf {
         expected: impl Into<String>,
         way_out: &str,
     ) -> ModelError {
-        refuse(&self.path, name, found, expected, way_out)
+        refuse(self.path(), name, found, expected, way_out)
     }
 }
 
 impl Checkpoint for Gguf {
     fn path(&self) -> &Path {
-        &self.path
+        self.map.path()
     }
 
     fn format(&self) -> &'static str {
@@ -352,9 +349,9 @@ impl Checkpoint for Gguf {
         let (encoding, place) = &self.places[index];
         if let Encoding::Ternary(layout) = encoding {
             let Unpacked { trits, scale } = layout
-                .unpack(&self.map[place.clone()], d_out, d_in)
+                .unpack(self.map.bytes(place.clone()), d_out, d_in)
                 .map_err(ModelError::ternary(
-                    &self.path,
+                    self.path(),
                     &self.infos[index].file_name,
                 ))?;
             let unpacked = (trits, scale.unwrap_or(Scale::Tensor(1.0)));
@@ -362,17 +359,18 @@ impl Checkpoint for Gguf {
         }
         let numbers = self.numbers(index)?;
         if self.is_projection(index)
-            && let Some((trits, m)) = self.trits_of_floats(&numbers)
+            && let Some((trits, m)) = trits_of_floats(&numbers, self.family)
         {
             let unpacked = (trits, Scale::Tensor(m));
             return self.ternary(index, unpacked, factor).map(Matrix::Ternary);
         }
         let mut floats = self.in_order(index, numbers)?;
         if factor != 1.0 {
-            let values = to_f32(&floats).into_iter();
-            floats.bytes = values
-                .flat_map(|value| (value * factor).to_le_bytes())
-                .collect();
+            let mut bytes = Vec::with_capacity(FloatKind::F32.size() * floats.len());
+            for value in floats.iter() {
+                bytes.extend((value * factor).to_le_bytes());
+            }
+            floats.bytes = bytes.into();
             floats.kind = FloatKind::F32;
         }
         Ok(Matrix::Float(floats))
@@ -390,12 +388,24 @@ impl Gguf {
     }
 }
 
-fn map(path: &Path) -> Result<Mmap, ModelError> {
-    let file = File::open(path).map_err(ModelError::io("open", path))?;
-    // SAFETY: the map is read only. Should another process change the file meanwhile, numbers and texts become wrong,
-    // but all are read through checked slices, so nothing is undefined in this crate.
-    #[allow(unsafe_code, reason = "a file is mapped in no other way")]
-    unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))
+/// The trits and the scale of dequantized weights: each value is -m, 0 or m. In a BitNet each may be off by a rounding to
+/// 8 bits; elsewhere the likeness must be exact to mean something.
+fn trits_of_floats(floats: &Floats<'_>, family: &Family) -> Option<(Vec<i8>, f32)> {
+    let tolerance = if family.bitnet { 1.0 / 128.0 } else { 0.0 };
+    let m = floats.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
+    if !m.is_finite() {
+        return None;
+    }
+    let mut trits = Vec::with_capacity(floats.len());
+    for value in floats.iter() {
+        let nearest = if m > 0.0 { (value / m).round() } else { 0.0 };
+        let off = (value - nearest * m).abs();
+        if off.is_nan() || off > tolerance * m {
+            return None;
+        }
+        trits.push(nearest as i8);
+    }
+    Some((trits, m))
 }
 
 /// The encoding of a tensor with its name and bytes.
@@ -442,26 +452,5 @@ fn refuse(
         found: found.into(),
         expected: expected.into(),
         way_out: way_out.to_owned(),
-    }
-}
-
-fn to_f32(floats: &Floats<'_>) -> Vec<f32> {
-    let bytes = &floats.bytes;
-    match floats.kind {
-        FloatKind::F32 => {
-            let four = bytes.chunks_exact(4);
-            four.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect()
-        }
-        FloatKind::F16 => {
-            let two = bytes.chunks_exact(2);
-            two.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect()
-        }
-        FloatKind::BF16 => {
-            let two = bytes.chunks_exact(2);
-            two.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect()
-        }
     }
 }

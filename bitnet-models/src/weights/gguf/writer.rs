@@ -15,7 +15,7 @@ use super::container::{ALIGNMENT, MAGIC};
 use super::encoding::{self, Encoding, KINDS, Kind};
 use super::export::{self, Export};
 use super::rows::Order;
-use super::{names, refuse, to_f32};
+use super::{names, refuse};
 use crate::ModelError;
 use crate::tokenizer::Vocabulary;
 use crate::weights::{Checkpoint, Matrix, Role, Slot};
@@ -195,7 +195,7 @@ impl<'a> Plan<'a> {
         let name = &self.slot.name;
         let data = match self.slot.role {
             Role::Vector(len) => {
-                let values = to_f32(&source.floats(name, &[len])?);
+                let values = source.floats(name, &[len])?.to_f32();
                 let values = match self.heads {
                     Some(heads) => Order::Interleaved.rows(&values, 1, heads),
                     None => values,
@@ -203,7 +203,7 @@ impl<'a> Plan<'a> {
                 values.into_iter().flat_map(f32::to_le_bytes).collect()
             }
             Role::Table { rows, columns } => match source.matrix(name, rows, columns)? {
-                Matrix::Float(floats) => self.halves(source, &to_f32(&floats))?,
+                Matrix::Float(floats) => self.halves(source, &floats.to_f32())?,
                 Matrix::Ternary(packed) => self.halves(source, &packed.dequantize())?,
             },
             Role::Linear { d_out, d_in } => {
@@ -236,7 +236,7 @@ impl<'a> Plan<'a> {
         let packed = match source.matrix(name, d_out, d_in)? {
             Matrix::Ternary(packed) => packed,
             Matrix::Float(floats) => {
-                let (values, quantizer) = (to_f32(&floats), WeightQuantizer::default());
+                let (values, quantizer) = (floats.to_f32(), WeightQuantizer::default());
                 ternarize(&values, d_out, d_in, quantizer, Granularity::Tensor).map_err(refused())?
             }
         };
