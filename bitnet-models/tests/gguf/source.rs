@@ -60,6 +60,10 @@ impl Source {
                 .expect("safetensors")
                 .tensors()
             {
+                // 1bitLLM's own names of the sub-norms.
+                let name = name
+                    .replace("inner_attn_ln", "attn_sub_norm")
+                    .replace("ffn_layernorm", "ffn_sub_norm");
                 let inner = name.strip_prefix("model.").unwrap_or(&name);
                 let name = match inner == "lm_head.weight" {
                     true => inner.to_owned(),

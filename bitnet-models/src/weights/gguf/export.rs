@@ -139,8 +139,8 @@ pub(super) fn metadata(
     Ok((Export { family, heads }, out))
 }
 
-/// Refuses what a file does not say and its readers would take for something else: projections of which some stay
-/// float, and inputs that are treated in another way than the architecture implies.
+/// Refuses what a file does not say and our reader would take for something else: projections of which some stay float,
+/// floats that are dequantized trits, and inputs that are treated in another way than the architecture implies.
 pub(super) fn check_quantization(
     source: &dyn Checkpoint,
     slots: &[Slot],
@@ -156,6 +156,16 @@ pub(super) fn check_quantization(
     if !float.is_empty() && (family.bitnet || !ternary.is_empty()) {
         let found = format!("a float projection, {}", float[0].name);
         return Err(config.bad("quantization_config", found, "all projections ternary"));
+    }
+    if let Some(Slot {
+        name,
+        role: Role::Table { rows, columns },
+    }) = float.first()
+        && super::trits_of_floats(&source.floats(name, &[*rows, *columns])?, family).is_some()
+    {
+        let found = format!("floats that are all -m, 0 or m, in {name}");
+        let expected = "masters or ternary weights: read again, these floats would be ternary";
+        return Err(config.bad("quantization_config", found, expected));
     }
     let has_norms = slots
         .iter()

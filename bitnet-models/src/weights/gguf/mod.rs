@@ -171,7 +171,7 @@ impl Gguf {
         }
         let readable = |&index: &usize| !matches!(self.places[index].0, Encoding::Opaque { .. });
         let ternary = match all().find(readable) {
-            Some(index) => self.trits_of_floats(&self.numbers(index)?).is_some(),
+            Some(index) => trits_of_floats(&self.numbers(index)?, self.family).is_some(),
             None => false,
         };
         Ok(match (ternary, bitnet) {
@@ -191,21 +191,6 @@ impl Gguf {
             self.places[index].0,
             Encoding::Floats(_) | Encoding::Blocks(_)
         )
-    }
-
-    /// The trits and the scale of dequantized weights: each value is -m, 0 or m. In a BitNet each may be off by a
-    /// rounding to 8 bits; elsewhere the likeness must be exact to mean something.
-    fn trits_of_floats(&self, floats: &Floats<'_>) -> Option<(Vec<i8>, f32)> {
-        let tolerance = if self.family.bitnet { 1.0 / 128.0 } else { 0.0 };
-        let values = to_f32(floats);
-        let m = values.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
-        let trit = |value: f32| {
-            let nearest = if m > 0.0 { (value / m).round() } else { 0.0 };
-            let off = (value - nearest * m).abs();
-            (off <= tolerance * m).then_some(nearest as i8)
-        };
-        let trits: Option<Vec<i8>> = values.iter().map(|&value| trit(value)).collect();
-        trits.filter(|_| m.is_finite()).map(|trits| (trits, m))
     }
 
     /// The tensor of a name, whose shape is proven.
@@ -369,7 +354,7 @@ impl Checkpoint for Gguf {
         }
         let numbers = self.numbers(index)?;
         if self.is_projection(index)
-            && let Some((trits, m)) = self.trits_of_floats(&numbers)
+            && let Some((trits, m)) = trits_of_floats(&numbers, self.family)
         {
             let unpacked = (trits, Scale::Tensor(m));
             return self.ternary(index, unpacked, factor).map(Matrix::Ternary);
@@ -413,6 +398,21 @@ impl Gguf {
         }
         Ok(floats)
     }
+}
+
+/// The trits and the scale of dequantized weights: each value is -m, 0 or m. In a BitNet each may be off by a rounding to
+/// 8 bits; elsewhere the likeness must be exact to mean something.
+fn trits_of_floats(floats: &Floats<'_>, family: &Family) -> Option<(Vec<i8>, f32)> {
+    let tolerance = if family.bitnet { 1.0 / 128.0 } else { 0.0 };
+    let values = to_f32(floats);
+    let m = values.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
+    let trit = |value: f32| {
+        let nearest = if m > 0.0 { (value / m).round() } else { 0.0 };
+        let off = (value - nearest * m).abs();
+        (off <= tolerance * m).then_some(nearest as i8)
+    };
+    let trits: Option<Vec<i8>> = values.iter().map(|&value| trit(value)).collect();
+    trits.filter(|_| m.is_finite()).map(|trits| (trits, m))
 }
 
 fn map(path: &Path) -> Result<Mmap, ModelError> {

@@ -18,8 +18,6 @@ pub(super) struct Family {
     pub(super) bitnet_cpp: bool,
     /// Rows of q and k are in interleaved order.
     pub(super) interleaved: bool,
-    /// Names that stand before those of [`LAYER`].
-    own: &'static [(&'static str, &'static str)],
 }
 
 pub(super) static FAMILIES: &[Family] = &[
@@ -31,7 +29,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: true,
         bitnet_cpp: true,
         interleaved: false,
-        own: &[],
     },
     Family {
         name: "bitnet-25",
@@ -41,7 +38,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: true,
         bitnet_cpp: true,
         interleaved: false,
-        own: &[],
     },
     Family {
         name: "bitnet",
@@ -51,10 +47,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: true,
         bitnet_cpp: false,
         interleaved: false,
-        own: &[
-            ("attn_sub_norm", "self_attn.inner_attn_ln"),
-            ("ffn_sub_norm", "mlp.ffn_layernorm"),
-        ],
     },
     Family {
         name: "llama",
@@ -64,7 +56,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: false,
         bitnet_cpp: false,
         interleaved: true,
-        own: &[],
     },
     Family {
         name: "qwen3",
@@ -74,7 +65,6 @@ pub(super) static FAMILIES: &[Family] = &[
         bitnet: false,
         bitnet_cpp: false,
         interleaved: false,
-        own: &[],
     },
 ];
 
@@ -125,7 +115,7 @@ impl Family {
             return Some(format!("{module}.{suffix}"));
         }
         let (layer, stem) = layer(stem, "blk.")?;
-        let module = left(self.own, stem).or_else(|| left(LAYER, stem))?;
+        let module = left(LAYER, stem)?;
         Some(format!("model.layers.{layer}.{module}.{suffix}"))
     }
 
@@ -139,7 +129,7 @@ impl Family {
             return Some(format!("{stem}.{suffix}"));
         }
         let (layer, module) = layer(inner, "layers.")?;
-        let stem = right(self.own, module).or_else(|| right(LAYER, module))?;
+        let stem = right(LAYER, module)?;
         Some(format!("blk.{layer}.{stem}.{suffix}"))
     }
 }
@@ -187,23 +177,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn the_early_models_name_their_norms_otherwise() {
-        let name = "blk.0.attn_sub_norm.weight";
-        let of = |family: &str| {
-            let family = FAMILIES.iter().find(|other| other.name == family).unwrap();
-            family.to_hf(name).unwrap()
-        };
-        assert_eq!(
-            of("bitnet-b1.58"),
-            "model.layers.0.self_attn.attn_sub_norm.weight"
-        );
-        assert_eq!(
-            of("bitnet"),
-            "model.layers.0.self_attn.inner_attn_ln.weight"
-        );
     }
 
     #[test]
