@@ -5,9 +5,10 @@ Converts small models with `bitnet-burn convert`, loads the results in transform
 log-probabilities and greedy continuations with those of `bitnet-burn` itself. Prints a table; --out writes it as CSV.
 
 Needs: bitnet-burn (BITNET_BURN names it, else target/debug/bitnet-burn), and the PyPI packages numpy, safetensors,
-torch, accelerate, transformers (measured with 5.23), gguf (0.19) and llama-cpp-python (0.3.36). To build llama.cpp alone from the source package
-of llama-cpp-python: cmake -B build -DBUILD_SHARED_LIBS=ON; cmake --build build --target llama; then LLAMA_CPP_LIB_PATH
-names the folder of libllama.so and PYTHONPATH that of llama_cpp. A program that is not there is left out, and said so.
+torch (2.6), accelerate, transformers (5.23), gguf (0.19) and llama-cpp-python (0.3.36). To build llama.cpp alone from
+the source package of llama-cpp-python: cmake -S vendor/llama.cpp -B build -DBUILD_SHARED_LIBS=ON and cmake --build build
+--target llama; then LLAMA_CPP_LIB_PATH names the folder of libllama.so and PYTHONPATH that of llama_cpp. A program that
+is not there is left out, and said so. bitnet.cpp, the only other reader of I2_S, is not run.
 
 Run from the root of the repository:
 
@@ -17,8 +18,9 @@ Figures are differences of the mean log-probability of a text, in nats: the medi
 token and more. The median must meet the tolerance, which is that of the arithmetic: 1e-4 where both compute in f32; 0.02
 where llama.cpp rounds activations to f16; 0.1 where it rounds them to 8 bits in blocks of 256. The largest may be 0.02
 (0.2 with blocks): a single activation on the other side of a rounding boundary makes that, a wrong formula shows in
-every text. Greedy continuations are compared up to the first difference; in f32 there must be none. The package gguf
-runs no model: the numbers of each tensor are compared with those of the F16 export, which they must equal (Q2_0 it does not know).
+every text. Greedy continuations are compared up to the first difference; in f32 there must be none, except with random
+weights, which unlike the fixtures were not chosen to be without close calls. The package gguf
+runs no model: the numbers of each tensor must equal those of the F16 export (it does not know Q2_0).
 Exit code 1: a comparison went otherwise than the list of cases expects.
 """
 
@@ -268,7 +270,11 @@ class Numbers:
                 for name, values in self.tensors.items()]
 
 
-READERS = {"gguf": (Numbers, "gguf"), "transformers": (Transformers, "transformers"), "llama.cpp": (LlamaCpp, "llama_cpp")}
+READERS = {
+    "gguf": (Numbers, "gguf"),
+    "transformers": (Transformers, "transformers"),
+    "llama.cpp": (LlamaCpp, "llama_cpp"),
+}
 
 
 def compare(case, work):
@@ -309,7 +315,7 @@ def measure(case, ours, peer):
     for prompt in PROMPTS:
         pairs = list(zip(ours.greedy(prompt), peer.greedy(prompt)))
         agreed += next((at for at, (a, b) in enumerate(pairs) if a != b), len(pairs))
-    exact = case.tolerance == EXACT
+    exact = case.tolerance == EXACT and not case.model.startswith("random:")
     median, largest = statistics.median(differences), max(differences)
     good = median <= case.tolerance and largest <= max(F16, 2 * case.tolerance) and not case.refused
     good &= not exact or agreed == NEW * len(PROMPTS)
@@ -345,7 +351,8 @@ def main():
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         with arguments.out.open("w", newline="") as file:
             readers = ", ".join(f"{name} {version}" for name, version in versions.items())
-            file.write(f"# commit {commit.stdout.strip()}; {readers.replace('llama.cpp', 'llama.cpp of llama-cpp-python')}\n")
+            readers = readers.replace("llama.cpp", "llama.cpp of llama-cpp-python")
+            file.write(f"# commit {commit.stdout.strip()}; {readers}\n")
             file.write("# python benches/peers/exports.py\n")
             csv.writer(file, lineterminator="\n").writerows([header, *rows])
     return 1 if failed else 0

@@ -79,7 +79,8 @@ fn fixture(name: &str) -> String {
 }
 
 fn config(folder: &Path) -> Value {
-    serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap()
+    let bytes = fs::read(folder.join("config.json")).expect("a configuration");
+    serde_json::from_slice(&bytes).expect("JSON")
 }
 
 #[test]
