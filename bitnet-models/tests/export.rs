@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bitnet_kernels::quantize::{WeightQuantizer, ternarize};
-use bitnet_kernels::{Granularity, PackedTernary, Scale};
+use bitnet_kernels::{ActivationQuantizer, Granularity, PackedTernary, Scale};
 use bitnet_models::ModelError;
+use bitnet_models::architectures::{self, Overrides};
+use bitnet_models::decoder::Masters;
 use bitnet_models::weights::{
     self, Arithmetic, Checkpoint, ConfigMap, ExportOptions, FloatKind, Floats, Matrix, Role, Slot,
     TensorInfo, Variant, export,
@@ -26,6 +28,7 @@ fn exported(source: &Path, options: &ExportOptions) -> tempfile::TempDir {
         &slots(checkpoint.as_ref()),
         target.path(),
         options,
+        &mut |_, _| (),
     )
     .unwrap_or_else(|error| panic!("{}: {error}", source.display()));
     target
@@ -180,6 +183,36 @@ fn bf16_arithmetic_makes_the_published_packed_and_dequantized_revisions() {
     }
 }
 
+/// What the library would run: whether floats are masters, and what happens to inputs.
+fn read(folder: &Path) -> (bool, ActivationQuantizer) {
+    let checkpoint = weights::open(folder).expect("a whole checkpoint");
+    let config = architectures::read(checkpoint.as_ref(), Overrides::default()).expect("whole");
+    (config.masters != Masters::Float, config.activations)
+}
+
+#[test]
+fn every_folder_is_read_as_it_was_written() {
+    use ActivationQuantizer::{Int8, None};
+    for source in folders() {
+        for (variant, activations, expected) in [
+            (Variant::Packed, Int8, (true, Int8)),
+            (Variant::Packed, None, (true, None)),
+            (Variant::Master, Int8, (true, Int8)),
+            (Variant::Master, None, (true, None)),
+            (Variant::Dequantized(FloatKind::F32), Int8, (false, None)),
+        ] {
+            let options = ExportOptions::new(variant).with_activations(activations);
+            let target = exported(&source, &options);
+            let what = format!("{}: {variant:?}, {activations:?}", source.display());
+            assert_eq!(read(target.path()), expected, "{what}");
+            // And again from there, whatever the key of our own said.
+            let plain = ExportOptions::new(Variant::Packed);
+            let again = exported(target.path(), &plain);
+            assert_eq!(read(again.path()), (true, Int8), "{what}");
+        }
+    }
+}
+
 #[test]
 fn dequantized_weights_are_scale_times_trit() {
     for source in folders_packed(true) {
@@ -256,7 +289,16 @@ struct OneLayer {
 
 impl OneLayer {
     fn new(matrix: Matrix<'static>) -> Self {
-        let config = json!({"architectures": ["BitNetForCausalLM"]});
+        let config = json!({
+            "architectures": ["BitNetForCausalLM"],
+            "vocab_size": 4,
+            "hidden_size": 2,
+            "intermediate_size": 3,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "relu2",
+        });
         let config = config.as_object().expect("an object").clone();
         Self {
             config,
@@ -287,7 +329,8 @@ impl OneLayer {
             role,
         };
         let slots = [slot("a_proj.weight"), slot("b_proj.weight")];
-        export(self, &slots, folder, &ExportOptions::new(variant))
+        let options = ExportOptions::new(variant);
+        export(self, &slots, folder, &options, &mut |_, _| ())
     }
 }
 
@@ -394,7 +437,11 @@ fn a_folder_is_overwritten_when_told_even_by_itself() {
     let target = exported(source, &options);
     let checkpoint = weights::open(target.path()).unwrap();
     let slots = slots(checkpoint.as_ref());
-    let refused = export(checkpoint.as_ref(), &slots, target.path(), &options).unwrap_err();
+    let again = |options: &ExportOptions| {
+        let source = checkpoint.as_ref();
+        export(source, &slots, target.path(), options, &mut |_, _| ())
+    };
+    let refused = again(&options).unwrap_err();
     assert!(
         refused
             .to_string()
@@ -402,7 +449,7 @@ fn a_folder_is_overwritten_when_told_even_by_itself() {
         "{refused}"
     );
     let options = ExportOptions::new(Variant::Dequantized(FloatKind::BF16)).with_overwrite(true);
-    export(checkpoint.as_ref(), &slots, target.path(), &options).unwrap();
+    again(&options).unwrap();
     // The source is still mapped, and holds what it held.
     let packed = linears(source).into_iter().map(|(_, layer)| layer.unwrap());
     for ((slot, floats), packed) in linears(target.path()).into_iter().zip(packed) {

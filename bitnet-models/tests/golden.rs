@@ -10,14 +10,12 @@ use std::sync::Arc;
 
 use bitnet_kernels::cpu::set_threads;
 use bitnet_kernels::{CacheFormat, TableFormat};
-use bitnet_models::architectures::Overrides;
 use bitnet_models::decoder::LoadOptions;
 use bitnet_models::generation::{
     BeamConfig, ContextOptions, Generation, SamplingConfig, Session, StopConditions, beam_search,
 };
-use bitnet_models::weights::{PackOptions, write_packed};
+use bitnet_models::weights::{Arithmetic, PackOptions, write_packed};
 use bitnet_models::{Model, ModelError};
-use burn::tensor::Device;
 use devices::devices;
 use golden::{Expected, assert_within, ids_tensor, load, models, outputs, root, values};
 
@@ -313,21 +311,16 @@ fn a_packed_file_gives_the_same_outputs_as_its_source() {
             let file = folder.path().join(format!("{name}-{number}.bpk"));
             let options = PackOptions {
                 table: TableFormat::F32,
+                arithmetic: Arithmetic::F32,
                 tokenizer: None,
                 tokenizer_config: None,
                 overwrite: false,
             };
             let config = source.decoder().config();
             write_packed(&file, &Arc::from(checkpoint), config, &options, |_, _| ()).unwrap();
-            let loading = LoadOptions {
-                overrides: Overrides {
-                    // Which the file's configuration cannot say of an architecture that is float by default.
-                    ternary: path.ends_with("prequantized").then_some(true),
-                    activations: None,
-                },
-                ..LoadOptions::exact()
-            };
-            let packed = Model::load_with(&file, &device, &loading, &mut |_, _| ()).unwrap();
+            let exact = LoadOptions::exact();
+            let packed = Model::load_with(&file, &device, &exact, &mut |_, _| ()).unwrap();
+            assert_eq!(packed.decoder().config(), config, "{path}");
             let expected = Expected::of(&path);
             let prompt = &expected.prompts()[1];
             let ids = expected.ids(&format!("{prompt}.input_ids"));

@@ -11,8 +11,8 @@ use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::decoder::LoadOptions;
 use bitnet_models::tokenizer::Vocabulary;
 use bitnet_models::weights::{
-    Checkpoint, ConfigMap, ExportOptions, FloatKind, Floats, GgufLayout, Matrix, PackOptions,
-    Random, TensorInfo, Variant, export, write_gguf, write_packed,
+    Arithmetic, Checkpoint, ConfigMap, ExportOptions, FloatKind, Floats, GgufLayout, GgufOptions,
+    Matrix, PackOptions, Random, TensorInfo, Variant, export, write_gguf, write_packed,
 };
 use bitnet_models::{Model, ModelError};
 use burn::tensor::Device;
@@ -140,17 +140,21 @@ fn files(folder: &Path) -> Vec<(PathBuf, usize)> {
     let slots = config.slots();
     let at = |name: &str| folder.join(name);
     for (name, variant) in [("packed", Variant::Packed), ("master", Variant::Master)] {
-        export(&*made, &slots, &at(name), &ExportOptions::new(variant)).expect("a folder");
+        let options = ExportOptions::new(variant);
+        export(&*made, &slots, &at(name), &options, &mut |_, _| ()).expect("a folder");
     }
     let vocabulary = made.vocabulary().expect("a vocabulary");
     for (name, layout) in [
         ("i2_s.gguf", GgufLayout::I2S),
         ("f16.gguf", GgufLayout::F16),
     ] {
-        write_gguf(&*made, &slots, vocabulary, layout, &at(name), false).expect("a file");
+        let options = GgufOptions::new(layout);
+        let path = at(name);
+        write_gguf(&*made, &slots, vocabulary, &path, &options, &mut |_, _| ()).expect("a file");
     }
     let options = PackOptions {
         table: TableFormat::Int8,
+        arithmetic: Arithmetic::F32,
         tokenizer: None,
         tokenizer_config: None,
         overwrite: false,

@@ -6,6 +6,7 @@
 
 mod bitnet;
 mod bitnet_1bitllm;
+pub(crate) mod decided;
 mod llama;
 mod qwen3;
 
@@ -54,23 +55,7 @@ pub fn read(
     checkpoint: &dyn Checkpoint,
     overrides: Overrides,
 ) -> Result<DecoderConfig, ModelError> {
-    let reader = ConfigReader::new(checkpoint);
-    let names = reader.strings("architectures")?;
-    let known = ARCHITECTURES
-        .iter()
-        .find(|known| names.iter().any(|name| known.names.contains(name)));
-    let Some(architecture) = known else {
-        let all: Vec<_> = ARCHITECTURES
-            .iter()
-            .flat_map(|known| known.names.iter().copied())
-            .collect();
-        return Err(reader.unsupported(
-            "architectures",
-            &all.join(", "),
-            "This model is of another family. Only BitNet, Llama and Qwen3 decoders run here",
-        ));
-    };
-    let mut config = (architecture.read)(&reader, &Tensors(checkpoint))?;
+    let mut config = read_keys(&ConfigReader::new(checkpoint), &Tensors(checkpoint))?;
     if let Some(ternary) = overrides.ternary {
         config.masters = if ternary {
             Masters::Ternary(Granularity::Tensor)
@@ -87,6 +72,31 @@ pub fn read(
     if let Some(activations) = overrides.activations {
         config.activations = activations;
     }
+    Ok(config)
+}
+
+/// What the keys of a configuration say of a model with these tensors.
+fn read_keys(
+    reader: &ConfigReader<'_>,
+    tensors: &Tensors<'_>,
+) -> Result<DecoderConfig, ModelError> {
+    let names = reader.strings("architectures")?;
+    let known = ARCHITECTURES
+        .iter()
+        .find(|known| names.iter().any(|name| known.names.contains(name)));
+    let Some(architecture) = known else {
+        let all: Vec<_> = ARCHITECTURES
+            .iter()
+            .flat_map(|known| known.names.iter().copied())
+            .collect();
+        return Err(reader.unsupported(
+            "architectures",
+            &all.join(", "),
+            "This model is of another family. Only BitNet, Llama and Qwen3 decoders run here",
+        ));
+    };
+    let mut config = (architecture.read)(reader, tensors)?;
+    decided::apply(reader, &mut config)?;
     Ok(config)
 }
 
@@ -227,16 +237,10 @@ fn quantization(
             ));
         }
     }
-    // Our own key, from GGUF files of models with float activations (Ternary-Bonsai).
-    let quantized = quantization.optional_bool("quantize_activations")?;
     let skipped = quantization.strings("modules_to_not_convert")?;
     Ok((
         Masters::Ternary(Granularity::Tensor),
-        if quantized == Some(false) {
-            ActivationQuantizer::None
-        } else {
-            ActivationQuantizer::Int8
-        },
+        ActivationQuantizer::Int8,
         skipped.into_iter().map(str::to_owned).collect(),
     ))
 }

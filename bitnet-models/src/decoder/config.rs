@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 pub use bitnet_kernels::Activation;
 
+use crate::ModelError;
+use crate::architectures::decided;
 use crate::layers::RopeConfig;
-use crate::weights::{ConfigMap, Role, Slot};
+use crate::weights::{Checkpoint, ConfigMap, Role, Slot};
 
 /// What becomes of projection weights that a checkpoint holds as floats.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -175,21 +177,43 @@ impl DecoderConfig {
         }
     }
 
+    /// The same for a writer, to which a projection that stays float is a table.
+    ///
+    /// # Errors
+    ///
+    /// The checkpoint's.
+    pub fn slots_to_write(&self, checkpoint: &dyn Checkpoint) -> Result<Vec<Slot>, ModelError> {
+        let mut slots = self.slots();
+        for slot in &mut slots {
+            if let Role::Linear { d_out, d_in } = slot.role
+                && self.is_ternary(&slot.name).is_none()
+                && checkpoint.granularity(&slot.name, d_out, d_in)?.is_none()
+            {
+                let (rows, columns) = (d_out, d_in);
+                slot.role = Role::Table { rows, columns };
+            }
+        }
+        Ok(slots)
+    }
+
     /// The keys of `config.json` for a packed form of a checkpoint that had the keys of `source`: what its quantization
     /// has become, everything else as it was.
     pub fn describe(&self, source: &ConfigMap) -> ConfigMap {
         let mut map = source.clone();
-        let Some(Value::Object(mut quantization)) = (match self.activations {
-            ActivationQuantizer::Int8 => Some(json!({
-                "quant_method": "bitnet",
-                "linear_class": "autobitlinear",
-                "quantization_mode": "offline",
-            })),
-            ActivationQuantizer::None => None,
-        }) else {
-            map.remove("quantization_config");
+        let ternary = self.masters != Masters::Float;
+        decided::record(&mut map, ternary, self.activations);
+        if !ternary {
+            map.shift_remove("quantization_config");
             return map;
-        };
+        }
+        let mut quantization = ConfigMap::new();
+        for (key, value) in [
+            ("quant_method", "bitnet"),
+            ("linear_class", "autobitlinear"),
+            ("quantization_mode", "offline"),
+        ] {
+            quantization.insert(key.into(), value.into());
+        }
         if !self.float_projections.is_empty() {
             let skipped = json!(self.float_projections);
             quantization.insert("modules_to_not_convert".into(), skipped);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ModelError;
 use crate::chat::ChatTemplate;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, Vocabulary};
 use crate::weights::Checkpoint;
 
 /// A chat template as a checkpoint declares it, not yet compiled: a wrong one is no obstacle to plain completion.
@@ -37,17 +37,30 @@ impl TokenizerFiles {
         let (Some(tokenizer), declared) = text_of(checkpoint)? else {
             return Ok(None);
         };
-        let template = match declared {
-            Declared::Nothing => None,
-            Declared::Text(text) => Some(text),
-            Declared::Folder(folder) => {
-                ChatTemplate::of_folder(&folder)?.map(|template| template.source().to_owned())
-            }
-        };
-        let config = tokenizer.to_config_json(template.as_deref());
+        let config = tokenizer.to_config_json(declared.source()?.as_deref());
         Ok(Some(Self {
             tokenizer: tokenizer.to_json()?,
             config: String::from_utf8_lossy(&config).into_owned(),
+        }))
+    }
+}
+
+impl Vocabulary {
+    /// The tokenizer of a checkpoint as a GGUF file holds it, with its chat template; `None` if it has no tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenizerFiles::of`], and a tokenizer that GGUF cannot express.
+    pub fn of(checkpoint: &dyn Checkpoint) -> Result<Option<Self>, ModelError> {
+        if let Some(vocabulary) = checkpoint.vocabulary() {
+            return Ok(Some(vocabulary.clone()));
+        }
+        let (Some(tokenizer), declared) = text_of(checkpoint)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            chat_template: declared.source()?,
+            ..tokenizer.to_vocabulary()?
         }))
     }
 }
@@ -102,6 +115,17 @@ fn has_tokenizer(folder: &Path) -> bool {
 }
 
 impl Declared {
+    /// The Jinja text.
+    fn source(self) -> Result<Option<String>, ModelError> {
+        Ok(match self {
+            Self::Nothing => None,
+            Self::Text(text) => Some(text),
+            Self::Folder(folder) => {
+                ChatTemplate::of_folder(&folder)?.map(|template| template.source().to_owned())
+            }
+        })
+    }
+
     /// The template to use.
     pub(super) fn template(
         &self,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_kernels::packing::{Layout, hf::Hf};
-use bitnet_kernels::{PackedTernary, Scale};
+use bitnet_kernels::{Granularity, PackedTernary, Scale};
 use safetensors::Dtype;
 
 use super::json::{self, ConfigReader};
@@ -344,6 +344,16 @@ impl Checkpoint for HuggingFace {
             .map_err(refuse())?;
         let ternary = PackedTernary::from_trits(&unpacked.trits, scale, d_out, d_in);
         ternary.map(Matrix::Ternary).map_err(refuse())
+    }
+
+    fn granularity(
+        &self,
+        name: &str,
+        d_out: usize,
+        d_in: usize,
+    ) -> Result<Option<Granularity>, ModelError> {
+        let (_, stored) = self.need(name, &format!("a matrix {:?}", [d_out, d_in]))?;
+        Ok((stored.dtype == Dtype::U8).then_some(Granularity::Tensor))
     }
 }
 

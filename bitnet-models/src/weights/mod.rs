@@ -7,6 +7,7 @@
 //! Method: files are mapped into memory, tensors are handed out one at a time, and the pages of a tensor that has been
 //! read are given back, so that loading needs the final size and one tensor.
 
+mod arithmetic;
 mod burnpack;
 mod export;
 mod floats;
@@ -31,9 +32,10 @@ use serde_json::{Map, Value};
 use crate::ModelError;
 use crate::tokenizer::Vocabulary;
 
+pub use arithmetic::Arithmetic;
 pub use burnpack::{PackOptions, write as write_packed};
-pub use export::{Arithmetic, ExportOptions, Variant, export};
-pub use gguf::{Array as GgufArray, Gguf, GgufLayout, Value as GgufValue, write_gguf};
+pub use export::{ExportOptions, Variant, export};
+pub use gguf::{Array as GgufArray, Gguf, GgufLayout, GgufOptions, Value as GgufValue, write_gguf};
 pub use json::ConfigReader;
 pub use open::{FORMATS, Format, open};
 pub use random::{Random, SIZES, Size};
@@ -85,7 +87,25 @@ pub trait Checkpoint: Debug + Send + Sync {
     /// As [`floats`](Self::floats), and codes or scales that mean nothing.
     fn matrix(&self, name: &str, d_out: usize, d_in: usize) -> Result<Matrix<'_>, ModelError>;
 
-    /// The same in the form that kernels read, without a copy, if the file holds that form (our packed file).
+    /// What the scales of [`matrix`](Self::matrix) stand for if it is ternary; `None` if it is float. A format that knows
+    /// this without the weights does not read them.
+    ///
+    /// # Errors
+    ///
+    /// As [`matrix`](Self::matrix).
+    fn granularity(
+        &self,
+        name: &str,
+        d_out: usize,
+        d_in: usize,
+    ) -> Result<Option<Granularity>, ModelError> {
+        Ok(match self.matrix(name, d_out, d_in)? {
+            Matrix::Ternary(packed) => Some(packed.scale().granularity()),
+            Matrix::Float(_) => None,
+        })
+    }
+
+    /// A matrix in the form that kernels read, without a copy, if the file holds that form (our packed file).
     ///
     /// # Errors
     ///

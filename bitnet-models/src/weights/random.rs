@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use bitnet_kernels::packing::words::{CODES_PER_WORD, ZERO_WORD, words_per_row};
-use bitnet_kernels::{PackedTernary, Scale};
+use bitnet_kernels::{Granularity, PackedTernary, Scale};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -223,7 +223,7 @@ impl Checkpoint for Random {
     }
 
     fn matrix(&self, name: &str, d_out: usize, d_in: usize) -> Result<Matrix<'_>, ModelError> {
-        if name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight") {
+        if is_table(name) {
             return self.floats(name, &[d_out, d_in]).map(Matrix::Float);
         }
         let mut generator = self.generator(name);
@@ -252,6 +252,19 @@ impl Checkpoint for Random {
             .map(Matrix::Ternary)
             .map_err(ModelError::ternary(self.path(), name))
     }
+
+    fn granularity(
+        &self,
+        name: &str,
+        _d_out: usize,
+        _d_in: usize,
+    ) -> Result<Option<Granularity>, ModelError> {
+        Ok((!is_table(name)).then_some(Granularity::Tensor))
+    }
+}
+
+fn is_table(name: &str) -> bool {
+    name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight")
 }
 
 /// One token per byte, and a beginning and an end.

@@ -11,12 +11,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bitnet_kernels::{Granularity, TableFormat};
+use bitnet_kernels::{ActivationQuantizer, Granularity, TableFormat};
 use bitnet_models::Model;
 use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::decoder::LoadOptions;
 use bitnet_models::weights::{
-    self, Checkpoint, GgufLayout, PackOptions, Random, write_gguf, write_packed,
+    self, Arithmetic, Checkpoint, GgufLayout, GgufOptions, PackOptions, Random, write_gguf,
+    write_packed,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use half::f16;
@@ -369,6 +370,7 @@ fn conversions_keep_the_logits() {
 
     let options = PackOptions {
         table: TableFormat::Int8,
+        arithmetic: Arithmetic::F32,
         tokenizer: None,
         tokenizer_config: None,
         overwrite: false,
@@ -380,8 +382,17 @@ fn conversions_keep_the_logits() {
     // Blocks of 64 for the projections, F16 for the tables: both hold the same numbers.
     let random = Random::new("tiny", 0).unwrap();
     let (vocabulary, again) = (random.vocabulary().unwrap(), folder.path().join("q2.gguf"));
-    let (slots, layout) = (config.slots(), GgufLayout::Q2);
-    write_gguf(&*checkpoint, &slots, vocabulary, layout, &again, false).unwrap();
+    let slots = config.slots();
+    let options = GgufOptions::new(GgufLayout::Q2).with_activations(ActivationQuantizer::None);
+    write_gguf(
+        &*checkpoint,
+        &slots,
+        vocabulary,
+        &again,
+        &options,
+        &mut |_, _| (),
+    )
+    .unwrap();
     let options = LoadOptions::exact();
     let again = Model::load_with(&again, &Device::default(), &options, &mut |_, _| ());
     assert_close(&logits(&again.unwrap()), &made.reference(), "q2_0");

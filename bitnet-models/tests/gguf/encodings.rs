@@ -67,8 +67,8 @@ fn q2_0_has_the_group_size_that_fits_the_room() {
         let found = ternary(&gguf, "model.layers.0.mlp.down_proj.weight", 64, 128);
         assert_eq!((found.trits(), found.scale()), (trits.clone(), &scale));
         // Qwen3 without a norm before each projection keeps its activations.
-        let quantization = &gguf.config()["quantization_config"];
-        assert_eq!(quantization["quantize_activations"], false);
+        let decided = &gguf.config()["bitnet_burn"];
+        assert_eq!(decided["quantize_activations"], false);
         assert_eq!(gguf.config()["architectures"], json!(["Qwen3ForCausalLM"]));
     }
 }

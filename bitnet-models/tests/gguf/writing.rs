@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use bitnet_kernels::{PackedTernary, Scale};
+use bitnet_kernels::{ActivationQuantizer, PackedTernary, Scale};
 use bitnet_models::ModelError;
 use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::decoder::{Decoder, LoadOptions};
 use bitnet_models::tokenizer::Vocabulary;
 use bitnet_models::weights::{
-    Checkpoint, ConfigMap, FloatKind, Floats, Gguf, GgufLayout, Matrix, Role, Slot, TensorInfo,
-    write_gguf,
+    Checkpoint, ConfigMap, FloatKind, Floats, Gguf, GgufLayout, GgufOptions, Matrix, Role, Slot,
+    TensorInfo, write_gguf,
 };
 use burn::tensor::Device;
 use half::f16;
@@ -168,6 +168,17 @@ fn assert_same(found: &dyn Checkpoint, source: &dyn Checkpoint, slots: &[Slot], 
     }
 }
 
+/// A layout, and inputs treated as the source says.
+fn options(source: &dyn Checkpoint, layout: GgufLayout) -> GgufOptions {
+    let decided = source.config().get("bitnet_burn");
+    let plain = decided.is_some_and(|decided| decided["quantize_activations"] == false);
+    GgufOptions::new(layout).with_activations(if plain {
+        ActivationQuantizer::None
+    } else {
+        ActivationQuantizer::Int8
+    })
+}
+
 fn write(
     source: &dyn Checkpoint,
     slots: &[Slot],
@@ -176,7 +187,12 @@ fn write(
     path: &Path,
 ) -> Result<Gguf, String> {
     let text = |error: ModelError| error.to_string();
-    write_gguf(source, slots, vocabulary, layout, path, false).map_err(text)?;
+    let options = options(source, layout);
+    let mut counts = Vec::new();
+    let mut count = |done, all| counts.push((done, all));
+    write_gguf(source, slots, vocabulary, path, &options, &mut count).map_err(text)?;
+    let expected = (1..=slots.len()).map(|done| (done, slots.len()));
+    assert_eq!(counts, expected.collect::<Vec<_>>());
     Gguf::open(path).map_err(text)
 }
 
@@ -322,7 +338,8 @@ fn a_file_that_exists_is_kept_unless_it_may_be_overwritten() {
     let (slots, vocabulary) = (slots(&source), source.vocabulary().unwrap());
     let layout = GgufLayout::Q2;
     let write = |overwrite| {
-        let written = write_gguf(&source, &slots, vocabulary, layout, &path, overwrite);
+        let options = options(&source, layout).with_overwrite(overwrite);
+        let written = write_gguf(&source, &slots, vocabulary, &path, &options, &mut |_, _| ());
         written.map_err(|error| error.to_string())
     };
     let message = write(false).unwrap_err();
@@ -345,7 +362,9 @@ fn what_gguf_cannot_hold_is_refused_before_anything_is_written() {
     let source = Gguf::open(&file).unwrap();
     let (all, vocabulary) = (slots(&source), source.vocabulary().unwrap());
     let refuse = |slots: &[Slot], vocabulary: &Vocabulary, layout, parts: &[&str]| {
-        let error = write_gguf(&source, slots, vocabulary, layout, &path, false).unwrap_err();
+        let options = options(&source, layout);
+        let error = write_gguf(&source, slots, vocabulary, &path, &options, &mut |_, _| ());
+        let error = error.unwrap_err();
         let message = error.to_string();
         for part in parts {
             assert!(message.contains(part), "{part:?}: {message}");
@@ -402,11 +421,9 @@ fn scales_that_differ_within_a_tensor_are_refused_by_i2_s() {
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("out.gguf");
     let (slots, vocabulary) = (slots(&source), source.vocabulary().unwrap());
-    let error = write_gguf(&source, &slots, vocabulary, GgufLayout::I2S, &path, false).unwrap_err();
+    let error = write(&source, &slots, vocabulary, GgufLayout::I2S, &path).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .contains("mlp.gate_proj.weight`: i2_s: holds one scale per tensor"),
+        error.contains("mlp.gate_proj.weight`: i2_s: holds one scale per tensor"),
         "{error}"
     );
     assert_eq!(out.path().read_dir().unwrap().count(), 0);
@@ -419,6 +436,46 @@ fn scales_that_differ_within_a_tensor_are_refused_by_i2_s() {
         ternary(&found, gate).dequantize(),
         ternary(&source, gate).dequantize()
     );
+}
+
+#[test]
+fn quantization_that_an_architecture_does_not_imply_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    for (architecture, other, implied) in [
+        ("bitnet", ActivationQuantizer::None, "Int8"),
+        ("qwen3", ActivationQuantizer::Int8, "None"),
+    ] {
+        let (_source_folder, file) = Builder::new(architecture).write();
+        let source = Gguf::open(&file).unwrap();
+        let (all, vocabulary) = (slots(&source), source.vocabulary().unwrap());
+        let refuse = |slots: &[Slot], options: GgufOptions| {
+            let error = write_gguf(&source, slots, vocabulary, &path, &options, &mut |_, _| ());
+            assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+            error.unwrap_err().to_string()
+        };
+        let options = options(&source, GgufLayout::F16);
+        let error = refuse(&all, options.with_activations(other));
+        assert!(error.contains(implied), "{error}");
+        let mut mixed = all.clone();
+        let layers = mixed.iter_mut();
+        let layer = layers
+            .rev()
+            .find(|slot| slot.name.ends_with("_proj.weight"));
+        let layer = layer.unwrap();
+        let Role::Linear { d_out, d_in } = layer.role else {
+            panic!("{layer:?}")
+        };
+        layer.role = Role::Table {
+            rows: d_out,
+            columns: d_in,
+        };
+        let error = refuse(&mixed, options);
+        assert!(
+            error.contains("a float projection, model.layers."),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -108,10 +108,15 @@ pub(super) fn histograms(
     Ok(layers)
 }
 
-/// The first problem of each tensor that the model needs.
-pub(super) fn problems(checkpoint: &dyn Checkpoint, config: &DecoderConfig) -> Vec<String> {
-    let slots = config.slots().into_iter();
-    let read = slots.map(|slot| match slot.role {
+/// The first problem of each tensor that the model needs. `checked` is told the number of tensors read and of all.
+pub(crate) fn problems(
+    checkpoint: &dyn Checkpoint,
+    config: &DecoderConfig,
+    checked: &mut dyn FnMut(usize, usize),
+) -> Vec<String> {
+    let slots = config.slots();
+    let all = slots.len();
+    let read = slots.into_iter().map(|slot| match slot.role {
         Role::Vector(len) => checkpoint
             .floats(&slot.name, &[len])
             .map_err(|error| error.to_string())
@@ -132,7 +137,8 @@ pub(super) fn problems(checkpoint: &dyn Checkpoint, config: &DecoderConfig) -> V
             }
         },
     });
-    read.filter_map(Result::err).collect()
+    let counted = read.enumerate().inspect(|(done, _)| checked(done + 1, all));
+    counted.filter_map(|(_, read)| read.err()).collect()
 }
 
 /// Reads in pieces: an embedding in f32 can be larger than the model.

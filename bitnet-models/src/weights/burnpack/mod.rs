@@ -304,6 +304,19 @@ impl Checkpoint for Burnpack {
         }
     }
 
+    fn granularity(
+        &self,
+        name: &str,
+        d_out: usize,
+        d_in: usize,
+    ) -> Result<Option<Granularity>, ModelError> {
+        let is_table = self.tables.get(name).is_some_and(Option::is_some);
+        if is_table || !self.tensors.contains_key(&format!("{name}.codes")) {
+            return Ok(None);
+        }
+        self.scales(&format!("{name}.scale"), d_out, d_in).map(Some)
+    }
+
     fn ready(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Ready>, ModelError> {
         let (codes_name, scale_name) = (format!("{name}.codes"), format!("{name}.scale"));
         if !self.tensors.contains_key(&codes_name) {

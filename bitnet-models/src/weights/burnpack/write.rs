@@ -4,20 +4,21 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bitnet_kernels::packing::words::words_per_row;
-use bitnet_kernels::quantize::ternarize;
-use bitnet_kernels::{Granularity, PackedTable, PackedTernary, TableFormat, WeightQuantizer};
+use bitnet_kernels::{Granularity, PackedTable, PackedTernary, TableFormat};
 use burn::tensor::{Bytes, DType};
 
 use super::{LAYOUT, LAYOUT_KEY};
 use crate::ModelError;
 use crate::decoder::DecoderConfig;
-use crate::weights::{Checkpoint, ConfigMap, Matrix, Role};
+use crate::weights::{Arithmetic, Checkpoint, ConfigMap, Matrix, Role};
 
 /// What goes into a packed file beside the weights.
 #[derive(Debug, Clone)]
 pub struct PackOptions {
     /// Number format of embedding and head.
     pub table: TableFormat,
+    /// In what masters become ternary.
+    pub arithmetic: Arithmetic,
     /// The `tokenizer.json`, if there is one.
     pub tokenizer: Option<Vec<u8>>,
     /// The `tokenizer_config.json`, if there is one.
@@ -42,6 +43,7 @@ pub fn write(
         checkpoint: Arc::clone(checkpoint),
         config: config.clone(),
         table: options.table,
+        arithmetic: options.arithmetic,
         last: Mutex::new(None),
         failure: Mutex::new(None),
         written: Mutex::new((0, Box::new(written))),
@@ -157,6 +159,7 @@ struct Packer {
     checkpoint: Arc<dyn Checkpoint>,
     config: DecoderConfig,
     table: TableFormat,
+    arithmetic: Arithmetic,
     last: Mutex<Option<(String, Parts)>>,
     /// Why a provider failed: the writer keeps only the sentence.
     failure: Mutex<Option<ModelError>>,
@@ -219,10 +222,10 @@ impl Packer {
         d_in: usize,
         table: bool,
     ) -> Result<Option<Granularity>, ModelError> {
-        Ok(match self.checkpoint.matrix(name, d_out, d_in)? {
-            Matrix::Ternary(packed) => Some(packed.scale().granularity()),
-            Matrix::Float(_) if table => None,
-            Matrix::Float(_) => self.config.is_ternary(name),
+        Ok(match self.checkpoint.granularity(name, d_out, d_in)? {
+            Some(granularity) => Some(granularity),
+            None if table => None,
+            None => self.config.is_ternary(name),
         })
     }
 
@@ -270,10 +273,8 @@ impl Packer {
             }
             Matrix::Float(floats) => {
                 let granularity = self.config.is_ternary(name).unwrap_or_default();
-                let quantizer = WeightQuantizer::AbsMean;
-                ternarize(&floats.to_f32(), d_out, d_in, quantizer, granularity)
-                    .map(ternary)
-                    .map_err(refused)
+                let packed = self.arithmetic.ternarize(&floats, d_out, d_in, granularity);
+                packed.map(ternary).map_err(refused)
             }
         }
     }

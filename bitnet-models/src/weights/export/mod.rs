@@ -12,18 +12,19 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use bitnet_kernels::packing::{Layout, hf::Hf};
-use bitnet_kernels::quantize::{self, EPSILON, WeightQuantizer};
-use bitnet_kernels::{Granularity, KernelError, PackedTernary};
+use bitnet_kernels::quantize::EPSILON;
+use bitnet_kernels::{ActivationQuantizer, Granularity, KernelError, PackedTernary};
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
 use self::config::Target;
-use self::staging::Staging;
+use self::staging::{Staging, TOKENIZER, TOKENIZER_CONFIG};
 use super::hugging_face::{CONFIG, GENERATION, SINGLE};
 use super::safetensors::header;
-use super::{Checkpoint, FloatKind, Floats, Matrix, Role, Slot};
+use super::{Arithmetic, Checkpoint, FloatKind, Floats, Matrix, Role, Slot};
 use crate::ModelError;
+use crate::architectures::decided;
 
 /// The form in which ternary layers are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,21 +39,13 @@ pub enum Variant {
     Dequantized(FloatKind),
 }
 
-/// The arithmetic in which masters become ternary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Arithmetic {
-    /// That of the training layer.
-    #[default]
-    F32,
-    /// bf16 in every step, as the Falcon-E checkpoints were made.
-    Bf16,
-}
-
 /// What to write, and whether over something.
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
     variant: Variant,
     arithmetic: Arithmetic,
+    activations: ActivationQuantizer,
+    tokenizer: Option<(Vec<u8>, String)>,
     overwrite: bool,
 }
 
@@ -62,6 +55,8 @@ impl ExportOptions {
         Self {
             variant,
             arithmetic: Arithmetic::F32,
+            activations: ActivationQuantizer::Int8,
+            tokenizer: None,
             overwrite: false,
         }
     }
@@ -72,6 +67,18 @@ impl ExportOptions {
         self
     }
 
+    /// Says in the configuration what happens to the inputs of ternary layers. Those of dequantized layers stay float.
+    pub const fn with_activations(mut self, activations: ActivationQuantizer) -> Self {
+        self.activations = activations;
+        self
+    }
+
+    /// The `tokenizer.json` and `tokenizer_config.json` of a source that is no folder with files to copy.
+    pub fn with_tokenizer(mut self, tokenizer: Vec<u8>, config: String) -> Self {
+        self.tokenizer = Some((tokenizer, config));
+        self
+    }
+
     /// Whether files of a folder that is not empty may be replaced.
     pub const fn with_overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
@@ -79,7 +86,8 @@ impl ExportOptions {
     }
 }
 
-/// Writes the tensors that a model needs, its configuration and its tokenizer as a folder for transformers.
+/// Writes the tensors that a model needs, its configuration and its tokenizer as a folder for transformers. `written` is
+/// told the number of tensors written and of all.
 ///
 /// # Errors
 ///
@@ -91,6 +99,7 @@ pub fn export(
     slots: &[Slot],
     folder: &Path,
     options: &ExportOptions,
+    written: &mut dyn FnMut(usize, usize),
 ) -> Result<(), ModelError> {
     let export = Export {
         checkpoint,
@@ -100,12 +109,26 @@ pub fn export(
     let planned = slots.iter().map(|slot| export.plan(slot));
     let planned = place(planned.collect::<Result<_, _>>()?);
     let mut staging = Staging::new(folder, options.overwrite)?;
-    export.write_weights(slots, &planned, &mut staging)?;
-    staging.copy_companions(checkpoint.path())?;
+    export.write_weights(slots, &planned, &mut staging, written)?;
+    let copied = staging.copy_companions(checkpoint.path())?;
+    if let Some((tokenizer, config)) = options.tokenizer.as_ref().filter(|_| !copied) {
+        staging.put(TOKENIZER, tokenizer)?;
+        staging.put(TOKENIZER_CONFIG, config.as_bytes())?;
+    }
     if !checkpoint.generation().is_empty() {
         staging.put_json(GENERATION, checkpoint.generation())?;
     }
-    let config = export.target.config(options.variant, common_type(&planned));
+    let mut config = export.target.config(options.variant, common_type(&planned));
+    let layers = slots
+        .iter()
+        .filter(|slot| matches!(slot.role, Role::Linear { .. }));
+    let ternary = layers.count() > 0 && !matches!(options.variant, Variant::Dequantized(_));
+    let activations = if ternary {
+        options.activations
+    } else {
+        ActivationQuantizer::None
+    };
+    decided::record_if_needed(&mut config, checkpoint, ternary, activations)?;
     staging.put_json(CONFIG, &config)?;
     staging.commit()
 }
@@ -176,9 +199,25 @@ impl Export<'_> {
             (Role::Linear { d_out, d_in }, Variant::Dequantized(kind)) => {
                 vec![planned(&slot.name, dtype(kind), &[d_out, d_in])]
             }
-            _ => {
-                let floats = self.floats(slot)?;
-                vec![planned(&slot.name, dtype(floats.kind), &floats.shape)]
+            (Role::Vector(length), _) => {
+                let floats = self.checkpoint.floats(&slot.name, &[length])?;
+                vec![planned(&slot.name, dtype(floats.kind), &[length])]
+            }
+            (Role::Table { rows, columns }, _)
+            | (
+                Role::Linear {
+                    d_out: rows,
+                    d_in: columns,
+                },
+                Variant::Master,
+            ) => {
+                // What stands for trits is f32, and not made to learn this.
+                let ternary = self.checkpoint.granularity(&slot.name, rows, columns)?;
+                let kind = match ternary {
+                    Some(_) => FloatKind::F32,
+                    None => self.floats(slot)?.kind,
+                };
+                vec![planned(&slot.name, dtype(kind), &[rows, columns])]
             }
         })
     }
@@ -189,6 +228,7 @@ impl Export<'_> {
         slots: &[Slot],
         planned: &[Vec<Planned>],
         staging: &mut Staging,
+        written: &mut dyn FnMut(usize, usize),
     ) -> Result<(), ModelError> {
         let mut tensors: Vec<&Planned> = planned.iter().flatten().collect();
         tensors.sort_by_key(|tensor| tensor.start);
@@ -209,11 +249,12 @@ impl Export<'_> {
                 .map_err(ModelError::io("write", &path))
         };
         write(0, &header)?;
-        for (slot, planned) in slots.iter().zip(planned) {
+        for (done, (slot, planned)) in slots.iter().zip(planned).enumerate() {
             for (tensor, bytes) in planned.iter().zip(self.contents(slot)?) {
                 assert_eq!(tensor.bytes(), bytes.len(), "bytes of {}", tensor.name);
                 write(header.len() + tensor.start, &bytes)?;
             }
+            written(done + 1, slots.len());
         }
         Ok(())
     }
@@ -265,17 +306,12 @@ impl Export<'_> {
 
     /// A ternary layer: its own trits, or its masters quantized.
     fn ternary(&self, slot: &Slot, d_out: usize, d_in: usize) -> Result<PackedTernary, ModelError> {
-        let floats = match self.checkpoint.matrix(&slot.name, d_out, d_in)? {
+        let masters = match self.checkpoint.matrix(&slot.name, d_out, d_in)? {
             Matrix::Ternary(packed) => return Ok(packed),
-            Matrix::Float(floats) => floats.to_f32(),
+            Matrix::Float(masters) => masters,
         };
-        let packed = match self.options.arithmetic {
-            Arithmetic::Bf16 => quantize::ternarize_bf16(&floats, d_out, d_in),
-            Arithmetic::F32 => {
-                let (quantizer, granularity) = (WeightQuantizer::AbsMean, Granularity::Tensor);
-                quantize::ternarize(&floats, d_out, d_in, quantizer, granularity)
-            }
-        };
+        let arithmetic = self.options.arithmetic;
+        let packed = arithmetic.ternarize(&masters, d_out, d_in, Granularity::Tensor);
         packed.map_err(ModelError::ternary(self.checkpoint.path(), &slot.name))
     }
 }

@@ -13,11 +13,17 @@ use crate::ModelError;
 use crate::weights::ConfigMap;
 use crate::weights::hugging_face::CONFIG;
 
+/// The tokenizer, and what is said of it.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// The other file that may hold a tokenizer.
+const TOKENIZER_MODEL: &str = "tokenizer.model";
+
 /// Files beside the weights that are copied as they are: tokenizers, chat templates, the pooling of embedding models.
 const COMPANIONS: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_MODEL,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -85,13 +91,20 @@ impl Staging {
 
     /// A JSON file.
     pub(super) fn put_json(&mut self, name: &str, map: &ConfigMap) -> Result<(), ModelError> {
-        let (file, path) = self.file(name)?;
         let text = serde_json::to_string_pretty(map).expect("a map of JSON values");
-        writeln!(file, "{text}").map_err(ModelError::io("write", &path))
+        self.put(name, format!("{text}\n").as_bytes())
     }
 
-    /// Copies tokenizer and company from another folder.
-    pub(super) fn copy_companions(&mut self, source: &Path) -> Result<(), ModelError> {
+    /// A file of these bytes.
+    pub(super) fn put(&mut self, name: &str, bytes: &[u8]) -> Result<(), ModelError> {
+        let (file, path) = self.file(name)?;
+        file.write_all(bytes)
+            .map_err(ModelError::io("write", &path))
+    }
+
+    /// Copies tokenizer and company from another folder; whether there was a tokenizer.
+    pub(super) fn copy_companions(&mut self, source: &Path) -> Result<bool, ModelError> {
+        let mut tokenizer = false;
         for name in COMPANIONS {
             let from = source.join(name);
             if !from.is_file() {
@@ -100,8 +113,9 @@ impl Staging {
             let mut from = crate::weights::open::open_file(&from)?;
             let (file, path) = self.file(name)?;
             io::copy(&mut from, file).map_err(ModelError::io("write", &path))?;
+            tokenizer |= [TOKENIZER, TOKENIZER_MODEL].contains(name);
         }
-        Ok(())
+        Ok(tokenizer)
     }
 
     /// Puts all files in their places, the one that was written last at the end.

@@ -1,7 +1,7 @@
 //! Metadata of a GGUF file as the keys of a `config.json`, and its tokenizer as a [`Vocabulary`].
 //!
 //! Beside the keys of Hugging Face there are three of our own:
-//! `quantization_config.quantize_activations` = false: ternary weights, float activations (Ternary-Bonsai);
+//! `bitnet_burn.quantize_activations` = false: ternary weights, float activations (Ternary-Bonsai);
 //! `rope_frequency_divisors`: what `rope_freqs.weight` holds, one number for each pair of a head, `θ_i / divisor_i`;
 //! `pooling_type`: `none`, `mean`, `cls`, `last` or `rank`, of an embedding model.
 
@@ -151,14 +151,14 @@ impl<'a> Metadata<'a> {
                 Projections::Ternary => "offline",
                 Projections::Master => "online",
             };
-            let mut quantization = json!({
+            let quantization = json!({
                 "quant_method": "bitnet",
                 "linear_class": "autobitlinear",
                 "quantization_mode": mode,
             });
             // Qwen3 in BitNet's manner has a norm before each projection; without them it is quantized in weights alone.
             if family.name == "qwen3" && !evidence.has_input_norms {
-                quantization["quantize_activations"] = json!(false);
+                set("bitnet_burn", json!({ "quantize_activations": false }));
             }
             set("quantization_config", quantization);
         }

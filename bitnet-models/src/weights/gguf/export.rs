@@ -3,13 +3,14 @@
 
 use std::path::Path;
 
+use bitnet_kernels::ActivationQuantizer;
 use serde_json::Value as Json;
 
 use super::names::{FAMILIES, Family};
 use super::value::{ARRAY, BOOL, F32, I32, TEXT, U32};
 use crate::ModelError;
 use crate::tokenizer::Vocabulary;
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, Role, Slot};
 
 /// Token types.
 const NORMAL: i32 = 1;
@@ -136,6 +137,53 @@ pub(super) fn metadata(
     write_vocabulary(vocabulary, vocab_size, family, source.path(), &mut out)?;
     let heads = [heads, kv_heads];
     Ok((Export { family, heads }, out))
+}
+
+/// Refuses what a file does not say and our reader would take for something else: projections of which some stay float,
+/// floats that are dequantized trits, and inputs that are treated in another way than the architecture implies.
+pub(super) fn check_quantization(
+    source: &dyn Checkpoint,
+    slots: &[Slot],
+    family: &Family,
+    activations: ActivationQuantizer,
+) -> Result<(), ModelError> {
+    let projections = slots
+        .iter()
+        .filter(|slot| slot.name.ends_with("_proj.weight"));
+    let (ternary, float): (Vec<_>, Vec<_>) =
+        projections.partition(|slot| matches!(slot.role, Role::Linear { .. }));
+    let config = Config { source };
+    if !float.is_empty() && (family.bitnet || !ternary.is_empty()) {
+        let found = format!("a float projection, {}", float[0].name);
+        return Err(config.bad("quantization_config", found, "all projections ternary"));
+    }
+    if let Some(Slot {
+        name,
+        role: Role::Table { rows, columns },
+    }) = float.first()
+        && super::trits_of_floats(&source.floats(name, &[*rows, *columns])?, family).is_some()
+    {
+        let found = format!("floats that are all -m, 0 or m, in {name}");
+        let expected = "masters or ternary weights: read again, these floats would be ternary";
+        return Err(config.bad("quantization_config", found, expected));
+    }
+    let has_norms = slots
+        .iter()
+        .any(|slot| slot.name.ends_with("_proj.norm.weight"));
+    let plain_inputs = ternary.is_empty() || (family.name == "qwen3" && !has_norms);
+    let implied = if plain_inputs {
+        ActivationQuantizer::None
+    } else {
+        ActivationQuantizer::Int8
+    };
+    if activations == implied {
+        return Ok(());
+    }
+    Err(config.bad(
+        "activations",
+        format!("{activations:?}"),
+        format!("{implied:?}, which GGUF implies for this architecture"),
+    ))
 }
 
 impl Config<'_> {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bitnet_kernels::packing::Unpacked;
 use bitnet_kernels::packing::i2_s::I2S;
-use bitnet_kernels::{PackedTernary, Scale};
+use bitnet_kernels::{Granularity, PackedTernary, Scale};
 
 use self::config::{Evidence, Metadata, Projections};
 use self::container::{Container, Place};
@@ -32,7 +32,7 @@ use self::names::Family;
 use self::reader::DOWNLOAD;
 use self::rows::Order;
 pub use self::value::{Array, Value};
-pub use self::writer::{GgufLayout, write_gguf};
+pub use self::writer::{GgufLayout, GgufOptions, write_gguf};
 use super::mapped::Mapped;
 use super::{Checkpoint, ConfigMap, FloatKind, Floats, Matrix, TensorInfo};
 use crate::ModelError;
@@ -196,6 +196,13 @@ impl Gguf {
     fn is_projection(&self, index: usize) -> bool {
         let info = &self.infos[index];
         info.file_name.starts_with("blk.") && info.name.ends_with("_proj.weight")
+    }
+
+    fn is_float(&self, index: usize) -> bool {
+        matches!(
+            self.places[index].0,
+            Encoding::Floats(_) | Encoding::Blocks(_)
+        )
     }
 
     /// The tensor of a name, whose shape is proven.
@@ -374,6 +381,24 @@ impl Checkpoint for Gguf {
             floats.kind = FloatKind::F32;
         }
         Ok(Matrix::Float(floats))
+    }
+
+    fn granularity(
+        &self,
+        name: &str,
+        d_out: usize,
+        d_in: usize,
+    ) -> Result<Option<Granularity>, ModelError> {
+        let index = self.find(name, &[d_out, d_in])?;
+        // Scales of blocks and rows may agree, and floats may be trits: that only the weights can tell.
+        match self.infos[index].encoding.as_str() {
+            "I2_S" | "TL1" | "TL2" => Ok(Some(Granularity::Tensor)),
+            _ if !self.is_projection(index) && self.is_float(index) => Ok(None),
+            _ => Ok(match self.matrix(name, d_out, d_in)? {
+                Matrix::Ternary(packed) => Some(packed.scale().granularity()),
+                Matrix::Float(_) => None,
+            }),
+        }
     }
 }
 

@@ -7,8 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use bitnet_kernels::quantize::ternarize;
-use bitnet_kernels::{Granularity, PackedTernary, Scale, WeightQuantizer};
+use bitnet_kernels::{ActivationQuantizer, Granularity, PackedTernary, Scale};
 use half::f16;
 
 use super::container::{ALIGNMENT, MAGIC};
@@ -18,7 +17,7 @@ use super::rows::Order;
 use super::{names, refuse};
 use crate::ModelError;
 use crate::tokenizer::Vocabulary;
-use crate::weights::{Checkpoint, Matrix, Role, Slot};
+use crate::weights::{Arithmetic, Checkpoint, Matrix, Role, Slot};
 
 /// How the projections are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +54,46 @@ impl GgufLayout {
     }
 }
 
+/// What to write, and whether over something.
+#[derive(Debug, Clone, Copy)]
+pub struct GgufOptions {
+    layout: GgufLayout,
+    arithmetic: Arithmetic,
+    pub(super) activations: ActivationQuantizer,
+    overwrite: bool,
+}
+
+impl GgufOptions {
+    /// A layout, masters quantized in f32, into a new file.
+    pub const fn new(layout: GgufLayout) -> Self {
+        Self {
+            layout,
+            arithmetic: Arithmetic::F32,
+            activations: ActivationQuantizer::Int8,
+            overwrite: false,
+        }
+    }
+
+    /// Quantizes masters in this arithmetic.
+    pub const fn with_arithmetic(mut self, arithmetic: Arithmetic) -> Self {
+        self.arithmetic = arithmetic;
+        self
+    }
+
+    /// What happens to the inputs of ternary layers. A file cannot say it: it follows from the architecture, and what
+    /// does not is refused.
+    pub const fn with_activations(mut self, activations: ActivationQuantizer) -> Self {
+        self.activations = activations;
+        self
+    }
+
+    /// Whether an existing file is replaced.
+    pub const fn with_overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+}
+
 /// A tensor to be written.
 #[derive(Debug)]
 struct Plan<'a> {
@@ -66,28 +105,31 @@ struct Plan<'a> {
     bytes: usize,
     /// Heads whose rows are interleaved in the file.
     heads: Option<usize>,
+    arithmetic: Arithmetic,
 }
 
-/// Writes the tensors of `slots` with configuration and vocabulary. Masters are quantized on the way (absmean).
+/// Writes the tensors of `slots` with configuration and vocabulary. Masters are quantized on the way (absmean). `written`
+/// is told the number of tensors written and of all.
 ///
 /// # Errors
 ///
-/// A path that exists, unless `overwrite`; a model that GGUF has no architecture for; shapes and scales that the layout
-/// cannot hold; and what reading `source` refuses. The path then is as it was.
+/// A path that exists, unless overwriting was asked for; a model that GGUF has no architecture for; shapes and scales that
+/// the layout cannot hold; and what reading `source` refuses. The path then is as it was.
 pub fn write_gguf(
     source: &dyn Checkpoint,
     slots: &[Slot],
     vocabulary: &Vocabulary,
-    layout: GgufLayout,
     path: &Path,
-    overwrite: bool,
+    options: &GgufOptions,
+    written: &mut dyn FnMut(usize, usize),
 ) -> Result<(), ModelError> {
-    let (_, file_type) = layout.names();
+    let (_, file_type) = options.layout.names();
     let rows = vocab_size(source, slots)?;
     let (export, metadata) = export::metadata(source, vocabulary, rows, file_type)?;
+    export::check_quantization(source, slots, export.family, options.activations)?;
     let plans: Result<Vec<_>, _> = slots
         .iter()
-        .map(|slot| Plan::new(source, slot, layout, &export))
+        .map(|slot| Plan::new(source, slot, options, &export))
         .collect();
     let plans = plans?;
 
@@ -111,10 +153,11 @@ pub fn write_gguf(
         offset += plan.bytes.next_multiple_of(ALIGNMENT) as u64;
     }
 
-    let mut output = Output::new(path, overwrite)?;
+    let mut output = Output::new(path, options.overwrite)?;
     output.write(&head)?;
-    for plan in &plans {
+    for (done, plan) in plans.iter().enumerate() {
         output.write(&plan.data(source)?)?;
+        written(done + 1, plans.len());
     }
     output.finish()
 }
@@ -140,7 +183,7 @@ impl<'a> Plan<'a> {
     fn new(
         source: &dyn Checkpoint,
         slot: &'a Slot,
-        layout: GgufLayout,
+        options: &GgufOptions,
         export: &Export,
     ) -> Result<Self, ModelError> {
         let family = export.family;
@@ -152,7 +195,7 @@ impl<'a> Plan<'a> {
         };
         let (shape, kind) = match slot.role {
             Role::Vector(len) => (vec![len], encoding::F32),
-            Role::Linear { d_out, d_in } => (vec![d_out, d_in], layout.kind()),
+            Role::Linear { d_out, d_in } => (vec![d_out, d_in], options.layout.kind()),
             Role::Table { rows, columns } => (vec![rows, columns], encoding::F16),
         };
         let bytes = match kind.encoding {
@@ -187,6 +230,7 @@ impl<'a> Plan<'a> {
             kind,
             bytes,
             heads,
+            arithmetic: options.arithmetic,
         })
     }
 
@@ -202,10 +246,18 @@ impl<'a> Plan<'a> {
                 };
                 values.into_iter().flat_map(f32::to_le_bytes).collect()
             }
-            Role::Table { rows, columns } => match source.matrix(name, rows, columns)? {
-                Matrix::Float(floats) => self.halves(source, &floats.to_f32())?,
-                Matrix::Ternary(packed) => self.halves(source, &packed.dequantize())?,
-            },
+            Role::Table { rows, columns } => {
+                let values = match source.matrix(name, rows, columns)? {
+                    Matrix::Float(floats) => floats.to_f32(),
+                    Matrix::Ternary(packed) => packed.dequantize(),
+                };
+                match self.heads {
+                    Some(heads) => {
+                        self.halves(source, &Order::Interleaved.rows(&values, columns, heads))?
+                    }
+                    None => self.halves(source, &values)?,
+                }
+            }
             Role::Linear { d_out, d_in } => {
                 let packed = self.ternary(source, d_out, d_in)?;
                 let Encoding::Ternary(layout) = self.kind.encoding else {
@@ -235,10 +287,10 @@ impl<'a> Plan<'a> {
         let refused = || ModelError::ternary(source.path(), name);
         let packed = match source.matrix(name, d_out, d_in)? {
             Matrix::Ternary(packed) => packed,
-            Matrix::Float(floats) => {
-                let (values, quantizer) = (floats.to_f32(), WeightQuantizer::default());
-                ternarize(&values, d_out, d_in, quantizer, Granularity::Tensor).map_err(refused())?
-            }
+            Matrix::Float(floats) => self
+                .arithmetic
+                .ternarize(&floats, d_out, d_in, Granularity::Tensor)
+                .map_err(refused())?,
         };
         let Some(heads) = self.heads else {
             return Ok(packed);

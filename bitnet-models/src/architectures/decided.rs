@@ -1,0 +1,65 @@
+//! What was decided when a checkpoint was written, under a key of our own that wins over all others:
+//! `"bitnet_burn": {"quantize_weights": bool, "quantize_activations": bool}`, each of which may be missing.
+//!
+//! The public keys cannot say that a BitNet is to be read as plain floats, or that its inputs stay float. Other programs
+//! ignore the key.
+
+use bitnet_kernels::{ActivationQuantizer, Granularity};
+use serde_json::json;
+
+use super::{Tensors, read_keys};
+use crate::ModelError;
+use crate::decoder::{DecoderConfig, Masters};
+use crate::weights::{Checkpoint, ConfigMap, ConfigReader};
+
+const KEY: &str = "bitnet_burn";
+const WEIGHTS: &str = "quantize_weights";
+const ACTIVATIONS: &str = "quantize_activations";
+
+/// Applies what `config` says was decided.
+pub(super) fn apply(
+    config: &ConfigReader<'_>,
+    decoder: &mut DecoderConfig,
+) -> Result<(), ModelError> {
+    let Some(decided) = config.object(KEY)? else {
+        return Ok(());
+    };
+    match decided.optional_bool(WEIGHTS)? {
+        Some(true) if decoder.masters == Masters::Float => {
+            decoder.masters = Masters::Ternary(Granularity::Tensor);
+        }
+        Some(false) => decoder.masters = Masters::Float,
+        Some(true) | None => {}
+    }
+    match decided.optional_bool(ACTIVATIONS)? {
+        Some(true) => decoder.activations = ActivationQuantizer::Int8,
+        Some(false) => decoder.activations = ActivationQuantizer::None,
+        None => {}
+    }
+    Ok(())
+}
+
+/// Adds the key.
+pub(crate) fn record(config: &mut ConfigMap, ternary: bool, activations: ActivationQuantizer) {
+    let quantized = activations == ActivationQuantizer::Int8;
+    config.insert(
+        KEY.into(),
+        json!({ WEIGHTS: ternary, ACTIVATIONS: quantized }),
+    );
+}
+
+/// Adds the key if the others are read differently. `checkpoint` has the tensors that will be beside `config`.
+pub(crate) fn record_if_needed(
+    config: &mut ConfigMap,
+    checkpoint: &dyn Checkpoint,
+    ternary: bool,
+    activations: ActivationQuantizer,
+) -> Result<(), ModelError> {
+    config.shift_remove(KEY);
+    let reader = ConfigReader::of(checkpoint.path(), config);
+    let read = read_keys(&reader, &Tensors(checkpoint))?;
+    if (read.masters != Masters::Float, read.activations) != (ternary, activations) {
+        record(config, ternary, activations);
+    }
+    Ok(())
+}
