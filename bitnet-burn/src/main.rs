@@ -11,6 +11,7 @@ use clap::Parser;
 use cli::interrupt::Interrupted;
 
 fn main() -> ExitCode {
+    cli::allocator::keep_freed_memory();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(shown) => {

@@ -3,6 +3,7 @@
 //! A command is an `Args` struct with `run(self, &Options) -> anyhow::Result<()>`. To add one: write its file, add a
 //! variant of `Command` and a line in `run`, and end its help with examples, which the tests ask for.
 
+pub(crate) mod allocator;
 mod batch;
 mod bench;
 mod chat;

@@ -25,12 +25,12 @@ pub struct ContextOptions {
 }
 
 impl ContextOptions {
-    /// This many positions in half precision, fed 512 at once, without sliding.
+    /// This many positions in half precision, fed 256 at once, without sliding.
     pub const fn new(capacity: usize) -> Self {
         Self {
             capacity,
             cache: CacheFormat::F16,
-            chunk: 512,
+            chunk: 256,
             sinks: None,
         }
     }
