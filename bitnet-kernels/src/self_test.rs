@@ -31,42 +31,36 @@ const ATTENTION_CASES: &[(usize, usize)] = &[(1, 250), (40, 100)];
 pub fn self_test(devices: &[Device]) -> Vec<Verdict> {
     let cpu = cpu::kernels().into_iter().map(|kernel| Verdict {
         kernel: format!("cpu/{}", kernel.name()),
-        failure: on_caches(|call| call.on_slices(kernel)).or_else(|| {
-            CASES.iter().find_map(|&case| {
-                let (x, trits, expected) = known_answer(case);
-                let (rows, d_out, d_in) = case;
-                let words = words::pack_rows(&trits, d_in);
-                let activations = cpu::Activations::quantize(kernel, &x, d_in);
-                let mut sums = vec![i32::MIN; rows * d_out];
-                cpu::ternary_sums(kernel, &activations, &words, d_out, &mut sums);
-                let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-                compare(case, &sums, &expected).or_else(|| {
-                    on_tables(case, |x, table| {
-                        let mut y = vec![f32::NAN; rows * d_out];
-                        cpu::table_linear(kernel, x, &table.view(), &mut y);
-                        Ok(y)
-                    })
-                })
-            })
-        }),
+        failure: CASES
+            .iter()
+            .find_map(|&case| on_kernel(case, kernel))
+            .or_else(|| on_caches(|call| call.on_slices(kernel))),
     });
     let devices = devices.iter().map(|device| Verdict {
         kernel: format!("{device:?}"),
-        failure: on_caches(|call| call.on_device(device)).or_else(|| {
-            CASES.iter().find_map(|&case| {
-                on_device(case, device).or_else(|| {
-                    on_tables(case, |x, table| {
-                        let x = TensorData::new(x.to_vec(), [case.0, case.2]);
-                        let x = Tensor::<2>::from_data(x, (device, DType::F32));
-                        let y = table_linear(x, &TableTensor::from_packed(table, device));
-                        let y = y.into_data().try_to_vec::<f32>();
-                        y.map_err(|error| format!("no answer: {error:?}"))
-                    })
-                })
-            })
-        }),
+        failure: CASES
+            .iter()
+            .find_map(|&case| on_device(case, device))
+            .or_else(|| on_caches(|call| call.on_device(device))),
     });
     cpu.chain(devices).collect()
+}
+
+fn on_kernel(case: (usize, usize, usize), kernel: &dyn cpu::Kernel) -> Option<String> {
+    let (x, trits, expected) = known_answer(case);
+    let (rows, d_out, d_in) = case;
+    let words = words::pack_rows(&trits, d_in);
+    let activations = cpu::Activations::quantize(kernel, &x, d_in);
+    let mut sums = vec![i32::MIN; rows * d_out];
+    cpu::ternary_sums(kernel, &activations, &words, d_out, &mut sums);
+    let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+    compare(case, &sums, &expected).or_else(|| {
+        on_tables(case, |x, table| {
+            let mut y = vec![f32::NAN; rows * d_out];
+            cpu::table_linear(kernel, x, &table.view(), &mut y);
+            Ok(y)
+        })
+    })
 }
 
 fn on_device(case: (usize, usize, usize), device: &Device) -> Option<String> {
@@ -77,7 +71,7 @@ fn on_device(case: (usize, usize, usize), device: &Device) -> Option<String> {
         Granularity::Row,
         Granularity::Group(64),
     ];
-    granularities.into_iter().find_map(|granularity| {
+    let product = granularities.into_iter().find_map(|granularity| {
         let ones = vec![1.0; granularity.count(d_out, d_in)];
         let scale = Scale::from_values(granularity, ones);
         let packed = PackedTernary::from_trits(&trits, scale, d_out, d_in).expect("known answers");
@@ -91,6 +85,15 @@ fn on_device(case: (usize, usize, usize), device: &Device) -> Option<String> {
             }
             Err(error) => Some(format!("no answer: {error:?}")),
         }
+    });
+    product.or_else(|| {
+        on_tables(case, |x, table| {
+            let x = TensorData::new(x.to_vec(), [rows, d_in]);
+            let x = Tensor::<2>::from_data(x, (device, DType::F32));
+            let y = table_linear(x, &TableTensor::from_packed(table, device)).into_data();
+            y.try_to_vec()
+                .map_err(|error| format!("no answer: {error:?}"))
+        })
     })
 }
 

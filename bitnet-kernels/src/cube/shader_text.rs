@@ -316,7 +316,7 @@ fn variants(native: bool) -> Vec<Variant> {
         }
     }
     for format in CacheFormat::ALL {
-        for (plane, head_dim) in [(0, 24), (32, 5), (32, 128)] {
+        for (plane, head_dim) in [(0, 5), (32, 128)] {
             let device = Capabilities {
                 plane,
                 int8_matrix: false,
@@ -362,7 +362,7 @@ fn variants(native: bool) -> Vec<Variant> {
                     capacity,
                     head_dim,
                 };
-                let plan = attend::blueprint(shape, format, &device);
+                let (plan, _) = attend::blueprint(shape, format, &device);
                 add(
                     format!("cache_attend {plan:?}"),
                     false,
@@ -384,29 +384,33 @@ fn variants(native: bool) -> Vec<Variant> {
                             (),
                             (),
                             (),
+                            (),
                             plan.vector,
                             plan,
                         )
                         .define()
                     }),
                 );
-                add(
-                    format!("cache_merge {plan:?}"),
-                    false,
-                    Box::new(move || {
-                        let (settings, properties, target) = start((plan.units as u32, 1));
-                        attend::cache_merge::CacheMerge::new(
-                            settings,
-                            properties,
-                            target,
-                            b(),
-                            b(),
-                            (),
-                            plan,
-                        )
-                        .define()
-                    }),
-                );
+                if plan.split {
+                    add(
+                        format!("cache_merge {plan:?}"),
+                        false,
+                        Box::new(move || {
+                            let (settings, properties, target) = start((plan.units as u32, 1));
+                            attend::cache_merge::CacheMerge::new(
+                                settings,
+                                properties,
+                                target,
+                                b(),
+                                b(),
+                                (),
+                                (),
+                                plan,
+                            )
+                            .define()
+                        }),
+                    );
+                }
             }
         }
     }

@@ -8,7 +8,6 @@
 
 use cubecl::client::Client;
 use cubecl::prelude::*;
-use cubecl::server::Handle;
 
 use super::{Operands, numbers};
 use crate::cube::arithmetic::last_of;
@@ -46,8 +45,8 @@ pub struct Blueprint {
     pub lanes: usize,
     /// Words of a key that are loaded at a time.
     pub vector: usize,
-    /// Cubes that share the positions.
-    pub splits: usize,
+    /// Whether several cubes share the positions.
+    pub split: bool,
 }
 
 impl Blueprint {
@@ -101,12 +100,16 @@ impl Blueprint {
 
     /// Floats of a query's result.
     const fn result(&self) -> usize {
-        self.head_dim + if self.splits > 1 { NOTES } else { 0 }
+        self.head_dim + if self.split { NOTES } else { 0 }
     }
 }
 
-/// Plans a launch.
-pub fn blueprint(shape: AttentionShape, format: CacheFormat, device: &Capabilities) -> Blueprint {
+/// Plans a launch, and how many cubes share the positions.
+pub fn blueprint(
+    shape: AttentionShape,
+    format: CacheFormat,
+    device: &Capabilities,
+) -> (Blueprint, usize) {
     let units = UNITS.min(device.max_units as usize);
     let words = format.words(shape.head_dim);
     let queries = shape.seq * shape.group();
@@ -120,7 +123,7 @@ pub fn blueprint(shape: AttentionShape, format: CacheFormat, device: &Capabiliti
             .into_iter()
             .find(|&vector| words.is_multiple_of(vector))
             .unwrap_or(1),
-        splits: 1,
+        split: false,
     };
     let fits = |plan: &Blueprint| {
         plan.lanes > 0
@@ -134,10 +137,9 @@ pub fn blueprint(shape: AttentionShape, format: CacheFormat, device: &Capabiliti
         .unwrap_or_else(|| plan(1));
     let cubes = queries.div_ceil(plan.rows) * shape.batch * shape.n_kv_heads;
     let wanted = CUBES_PER_PROCESSOR * device.processors as usize / cubes;
-    Blueprint {
-        splits: wanted.clamp(1, shape.capacity.div_ceil(units)),
-        ..plan
-    }
+    let splits = wanted.clamp(1, shape.capacity.div_ceil(units));
+    let split = splits > 1;
+    (Blueprint { split, ..plan }, splits)
 }
 
 /// Attends with a plan.
@@ -145,13 +147,13 @@ pub fn launch(
     client: &Client,
     shape: AttentionShape,
     scale: f32,
-    plan: &Blueprint,
+    (plan, splits): (Blueprint, usize),
     operands: &Operands,
 ) {
     let heads = shape.batch * shape.n_kv_heads;
     let queries = shape.batch * shape.n_heads * shape.seq;
-    let results = queries * plan.splits * plan.result();
-    let found = if plan.splits > 1 {
+    let results = queries * splits * plan.result();
+    let found = if plan.split {
         client.empty(results * 4)
     } else {
         operands.out.clone()
@@ -163,7 +165,7 @@ pub fn launch(
     let tiles = (shape.seq * shape.group()).div_ceil(plan.rows);
     cache_attend::launch(
         client,
-        CubeCount::Static(tiles as u32, heads as u32, plan.splits as u32),
+        CubeCount::Static(tiles as u32, heads as u32, splits as u32),
         CubeDim::new_1d(plan.units as u32),
         plan.vector,
         buffer(&operands.q, queries * shape.head_dim),
@@ -177,25 +179,22 @@ pub fn launch(
         shape.group() as u32,
         shape.seq as u32,
         shape.capacity as u32,
+        splits as u32,
         scale,
-        *plan,
+        plan,
     );
-    if plan.splits > 1 {
-        merge(client, &found, &operands.out, queries, plan);
+    if plan.split {
+        cache_merge::launch(
+            client,
+            cube_count(queries),
+            CubeDim::new_1d(plan.units as u32),
+            buffer(&found, results),
+            buffer(&operands.out, queries * plan.head_dim),
+            queries as u32,
+            splits as u32,
+            plan,
+        );
     }
-}
-
-/// Merges what the splits found.
-fn merge(client: &Client, found: &Handle, out: &Handle, queries: usize, plan: &Blueprint) {
-    cache_merge::launch(
-        client,
-        cube_count(queries),
-        CubeDim::new_1d(plan.units as u32),
-        buffer(found, queries * plan.splits * plan.result()),
-        buffer(out, queries * plan.head_dim),
-        queries as u32,
-        *plan,
-    );
 }
 
 #[cube(launch)]
@@ -211,6 +210,7 @@ pub(crate) fn cache_attend<V: Size>(
     group: u32,
     seq: u32,
     capacity: u32,
+    splits: u32,
     scale: f32,
     #[comptime] plan: Blueprint,
 ) {
@@ -321,7 +321,6 @@ pub(crate) fn cache_attend<V: Size>(
         sync_cube();
         if lane < lanes {
             let mut high = largest;
-            #[unroll]
             for i in 0..lanes {
                 let peak = peaks[i * rows + own];
                 high = select(peak > high, peak, high);
@@ -391,7 +390,7 @@ pub(crate) fn cache_attend<V: Size>(
             }
         }
         sync_cube();
-        base += comptime!(plan.units * plan.splits);
+        base += units * splits as usize;
     }
 
     // The sums of lanes and of teams meet, query by query.
@@ -399,6 +398,13 @@ pub(crate) fn cache_attend<V: Size>(
         peaks[unit] = weight;
     }
     sync_cube();
+    if unit < rows {
+        let mut total = f32::new(0.0_f32);
+        for i in 0..lanes {
+            total += peaks[i * rows + unit];
+        }
+        kept[unit] = total;
+    }
     #[unroll]
     for r in 0..rows {
         if team < teams {
@@ -414,31 +420,25 @@ pub(crate) fn cache_attend<V: Size>(
         }
         sync_cube();
         if first + r < queries {
-            let mut total_weight = f32::new(0.0_f32);
-            #[unroll]
-            for i in 0..lanes {
-                total_weight += peaks[i * rows + r];
-            }
             let query = place(head, first + r, group, seq);
-            let to = (query * comptime!(plan.splits) + split) * comptime!(plan.result());
+            let to = (query * splits as usize + split) * comptime!(plan.result());
             let mut at = unit;
             while at < head_dim {
                 let mut total = f32::new(0.0_f32);
-                #[unroll]
                 for t in 0..teams {
                     total += board[t * comptime!(plan.span() * plan.sums()) + at];
                 }
-                if comptime!(plan.splits == 1) {
-                    total /= total_weight;
+                if comptime!(!plan.split) {
+                    total /= kept[r];
                 }
                 found[to + at] = total;
                 at += units;
             }
             // Unit r is lane 0 of query r.
-            if comptime!(plan.splits > 1) {
+            if comptime!(plan.split) {
                 if unit == r {
                     found[to + head_dim] = largest;
-                    found[to + head_dim + 1] = total_weight;
+                    found[to + head_dim + 1] = kept[r];
                 }
             }
         }
@@ -452,10 +452,11 @@ pub(crate) fn cache_merge(
     found: &[f32],   // [queries, splits, head_dim + notes]
     out: &mut [f32], // [queries, head_dim]
     queries: u32,
+    splits: u32,
     #[comptime] plan: Blueprint,
 ) {
     let head_dim = comptime!(plan.head_dim);
-    let splits = comptime!(plan.splits);
+    let splits = splits as usize;
     let result = comptime!(plan.result());
     let query = CUBE_POS;
     if query >= queries as usize {

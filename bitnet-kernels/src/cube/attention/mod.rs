@@ -45,7 +45,7 @@ pub fn launch(client: &Client, shape: AttentionShape, spec: AttentionSpec, opera
     let device = Capabilities::of(client);
     store::launch(client, shape, spec.format, &device, operands);
     let plan = attend::blueprint(shape, spec.format, &device);
-    attend::launch(client, shape, spec.scale, &plan, operands);
+    attend::launch(client, shape, spec.scale, plan, operands);
 }
 
 impl AttentionShape {
