@@ -2,12 +2,13 @@
 //!
 //! The answers are computed by plain loops over trits, the inputs are fixed. Sums are compared with `==`.
 
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::packing::words;
 use crate::{
-    ActivationQuantizer, Granularity, PackedTernary, Scale, TernaryTensor, cpu, reference,
-    ternary_linear,
+    ActivationQuantizer, AttentionShape, AttentionSpec, CacheFormat, CacheTensor, Granularity,
+    PackedTable, PackedTernary, Scale, TableFormat, TableTensor, TernaryTensor, cached_attention,
+    cpu, reference, table_linear, ternary_linear,
 };
 
 /// What one kernel answered.
@@ -22,27 +23,44 @@ pub struct Verdict {
 /// (rows, d_out, d_in): one row, a few, many; tails in each dimension.
 const CASES: &[(usize, usize, usize)] = &[(1, 33, 200), (5, 17, 130), (40, 70, 320)];
 
+/// (seq, start): one query behind many positions, and a chunk of a prompt.
+const ATTENTION_CASES: &[(usize, usize)] = &[(1, 250), (40, 100)];
+
 /// Runs the known answers on every CPU kernel that this machine has, and on `devices`. Each kernel appears once in the
 /// result, in order; a wrong one is named with the first element that differs.
 pub fn self_test(devices: &[Device]) -> Vec<Verdict> {
     let cpu = cpu::kernels().into_iter().map(|kernel| Verdict {
         kernel: format!("cpu/{}", kernel.name()),
-        failure: CASES.iter().find_map(|&case| {
-            let (x, trits, expected) = known_answer(case);
-            let (rows, d_out, d_in) = case;
-            let words = words::pack_rows(&trits, d_in);
-            let activations = cpu::Activations::quantize(kernel, &x, d_in);
-            let mut sums = vec![i32::MIN; rows * d_out];
-            cpu::ternary_sums(kernel, &activations, &words, d_out, &mut sums);
-            let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-            compare(case, &sums, &expected)
-        }),
+        failure: CASES
+            .iter()
+            .find_map(|&case| on_kernel(case, kernel))
+            .or_else(|| on_caches(|call| call.on_slices(kernel))),
     });
     let devices = devices.iter().map(|device| Verdict {
         kernel: format!("{device:?}"),
-        failure: CASES.iter().find_map(|&case| on_device(case, device)),
+        failure: CASES
+            .iter()
+            .find_map(|&case| on_device(case, device))
+            .or_else(|| on_caches(|call| call.on_device(device))),
     });
     cpu.chain(devices).collect()
+}
+
+fn on_kernel(case: (usize, usize, usize), kernel: &dyn cpu::Kernel) -> Option<String> {
+    let (x, trits, expected) = known_answer(case);
+    let (rows, d_out, d_in) = case;
+    let words = words::pack_rows(&trits, d_in);
+    let activations = cpu::Activations::quantize(kernel, &x, d_in);
+    let mut sums = vec![i32::MIN; rows * d_out];
+    cpu::ternary_sums(kernel, &activations, &words, d_out, &mut sums);
+    let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+    compare(case, &sums, &expected).or_else(|| {
+        on_tables(case, |x, table| {
+            let mut y = vec![f32::NAN; rows * d_out];
+            cpu::table_linear(kernel, x, &table.view(), &mut y);
+            Ok(y)
+        })
+    })
 }
 
 fn on_device(case: (usize, usize, usize), device: &Device) -> Option<String> {
@@ -53,7 +71,7 @@ fn on_device(case: (usize, usize, usize), device: &Device) -> Option<String> {
         Granularity::Row,
         Granularity::Group(64),
     ];
-    granularities.into_iter().find_map(|granularity| {
+    let product = granularities.into_iter().find_map(|granularity| {
         let ones = vec![1.0; granularity.count(d_out, d_in)];
         let scale = Scale::from_values(granularity, ones);
         let packed = PackedTernary::from_trits(&trits, scale, d_out, d_in).expect("known answers");
@@ -67,7 +85,157 @@ fn on_device(case: (usize, usize, usize), device: &Device) -> Option<String> {
             }
             Err(error) => Some(format!("no answer: {error:?}")),
         }
+    });
+    product.or_else(|| {
+        on_tables(case, |x, table| {
+            let x = TensorData::new(x.to_vec(), [rows, d_in]);
+            let x = Tensor::<2>::from_data(x, (device, DType::F32));
+            let y = table_linear(x, &TableTensor::from_packed(table, device)).into_data();
+            y.try_to_vec()
+                .map_err(|error| format!("no answer: {error:?}"))
+        })
     })
+}
+
+/// Products with a table in each format. Numbers are integers and scales 1, so that sums are exact in any order.
+fn on_tables(
+    case: (usize, usize, usize),
+    product: impl Fn(&[f32], PackedTable) -> Result<Vec<f32>, String>,
+) -> Option<String> {
+    let (x, ..) = known_answer(case);
+    let (_, rows, columns) = case;
+    TableFormat::ALL.into_iter().find_map(|format| {
+        // The first number of a group or row is the extreme one, so that its scale is 1.
+        let (extreme, span, range) = match format {
+            TableFormat::Int4 => (-8.0, 32, 16),
+            _ => (127.0, columns, 255),
+        };
+        let number = |i: usize| ((i * i + 3 * i) % range) as f32 - (range / 2) as f32;
+        let table = PackedTable::from_rows(format, rows, columns, |row, numbers| {
+            for (column, w) in numbers.iter_mut().enumerate() {
+                let inner = number(row * columns + column);
+                *w = if column % span == 0 { extreme } else { inner };
+            }
+        });
+        let table = table.expect("known answers");
+        let expected = reference::table_linear(&x, &table);
+        match product(&x, table) {
+            Ok(y) => compare(case, &y, &expected).map(|failure| format!("{failure}, {format}")),
+            Err(error) => Some(error),
+        }
+    })
+}
+
+/// One call of cached attention on an empty cache.
+struct AttentionCall {
+    shape: AttentionShape,
+    spec: AttentionSpec,
+    start: usize,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl AttentionCall {
+    fn on_slices(&self, kernel: &dyn cpu::Kernel) -> Result<Vec<f32>, String> {
+        let rows = self.shape.n_kv_heads * self.shape.capacity;
+        let words = vec![0; rows * self.spec.format.words(self.shape.head_dim)];
+        let scales = vec![0.0; rows];
+        let (mut keys, mut key_scales) = (words.clone(), scales.clone());
+        let (mut values, mut value_scales) = (words, scales);
+        let cache = cpu::CacheSlices {
+            keys: &mut keys,
+            key_scales: &mut key_scales,
+            values: &mut values,
+            value_scales: &mut value_scales,
+        };
+        let mut out = vec![f32::NAN; self.q.len()];
+        let (shape, starts) = (self.shape, [self.start as i32]);
+        let (q, k, v) = (&self.q, &self.k, &self.v);
+        cpu::cached_attention(kernel, shape, self.spec, q, k, v, cache, &starts, &mut out);
+        Ok(out)
+    }
+
+    fn on_device(&self, device: &Device) -> Result<Vec<f32>, String> {
+        let shape = self.shape;
+        let tensor = |x: &[f32], heads| {
+            let data = TensorData::new(x.to_vec(), [1, heads, shape.seq, shape.head_dim]);
+            Tensor::<4>::from_data(data, (device, DType::F32))
+        };
+        let cache = CacheTensor::new(
+            self.spec.format,
+            1,
+            shape.n_kv_heads,
+            shape.capacity,
+            shape.head_dim,
+            device,
+        );
+        let start = TensorData::new(vec![self.start as i32], [1]);
+        let (out, _) = cached_attention(
+            tensor(&self.q, shape.n_heads),
+            tensor(&self.k, shape.n_kv_heads),
+            tensor(&self.v, shape.n_kv_heads),
+            cache,
+            Tensor::<1, Int>::from_data(start, (device, DType::I32)),
+            f64::from(self.spec.scale),
+        );
+        let out = out.into_data().try_to_vec();
+        out.map_err(|error| format!("no answer: {error:?}"))
+    }
+}
+
+/// Attention in each cache format. Each key is so much larger than those before it that a query has weight 1 for the
+/// last position that it may see, its own, and 0 for all others: its answer is that value as it is stored.
+fn on_caches(attend: impl Fn(&AttentionCall) -> Result<Vec<f32>, String>) -> Option<String> {
+    let answer = |format, (seq, start)| {
+        let shape = AttentionShape {
+            batch: 1,
+            n_heads: 4,
+            n_kv_heads: 2,
+            seq,
+            capacity: 300,
+            head_dim: 24,
+        };
+        let width = shape.head_dim;
+        let new = shape.n_kv_heads * seq * width;
+        // Integers with a maximum of 127, which every format holds.
+        let v = |i: usize| ((i * i + 5 * i) % 255) as f32 - 127.0;
+        let call = AttentionCall {
+            shape,
+            spec: AttentionSpec { format, scale: 1.0 },
+            start,
+            q: vec![8.0; shape.n_heads * seq * width],
+            k: (0..new).map(|i| (i / width % seq + 1) as f32).collect(),
+            v: (0..new)
+                .map(|i| if i % width == 3 { 127.0 } else { v(i) })
+                .collect(),
+        };
+        let scale = match format {
+            CacheFormat::F32 | CacheFormat::F16 => 1.0,
+            CacheFormat::Int8 => 127.0 * (1.0f32 / 127.0),
+        };
+        let heads = call.v.chunks_exact(seq * width);
+        let expected: Vec<f32> = heads
+            .flat_map(|head| [head; 2])
+            .flatten()
+            .map(|v| v * scale)
+            .collect();
+        let at = match attend(&call) {
+            Ok(out) => {
+                let at = out.iter().zip(&expected).position(|(o, e)| o != e)?;
+                format!("element {at} is {}, expected {}", out[at], expected[at])
+            }
+            Err(error) => error,
+        };
+        Some(format!(
+            "attention, {format}, {seq} queries from {start}: {at}"
+        ))
+    };
+    let answer = &answer;
+    CacheFormat::ALL
+        .into_iter()
+        .flat_map(|format| ATTENTION_CASES.iter().map(move |&case| (format, case)))
+        .find_map(|(format, case)| answer(format, case))
 }
 
 /// Integer activations with a maximum of 127, so that their int8 scale is 1 and outputs are the sums themselves.

@@ -308,23 +308,33 @@ impl Attend for Oracle {
     }
 }
 
-/// Runs all cases, each sequence of calls on a fresh cache.
+/// Runs all cases.
 fn compare(name: &str, new: impl Fn() -> Box<dyn Attend>) {
-    let mut random = Random(1);
     for &heads in HEADS {
         for format in CacheFormat::ALL {
-            for &(capacity, calls) in CALLS {
-                let (mut oracle, mut subject) = (Oracle(None), new());
-                for &(seq, starts) in calls {
-                    let case = Case::random(&mut random, heads, format, capacity, seq, starts);
-                    close(
-                        &format!("{name} {format} {:?} {starts:?}", case.shape),
-                        &subject.call(&case),
-                        &oracle.call(&case),
-                    );
-                }
+            for &calls in CALLS {
+                compare_calls(name, heads, format, calls, &mut *new());
             }
         }
+    }
+}
+
+/// Runs a sequence of calls on a fresh cache.
+fn compare_calls(
+    name: &str,
+    heads: (usize, usize, usize),
+    format: CacheFormat,
+    (capacity, calls): Calls,
+    subject: &mut dyn Attend,
+) {
+    let (mut random, mut oracle) = (Random(1), Oracle(None));
+    for &(seq, starts) in calls {
+        let case = Case::random(&mut random, heads, format, capacity, seq, starts);
+        close(
+            &format!("{name} {format} {:?} {starts:?}", case.shape),
+            &subject.call(&case),
+            &oracle.call(&case),
+        );
     }
 }
 
@@ -339,6 +349,104 @@ fn every_cpu_kernel_equals_the_reference_and_reads_nothing_unwritten() {
 fn every_device_equals_the_reference() {
     for (name, device) in devices() {
         compare(name, || Box::new(OnDevice::new(device.clone())));
+    }
+}
+
+#[test]
+fn a_context_of_many_tiles_equals_the_reference_on_every_device() {
+    const CALLS: Calls = (
+        1500,
+        &[(1300, &[0]), (1, &[1300]), (3, &[1301]), (70, &[1304])],
+    );
+    for (name, device) in devices() {
+        for format in CacheFormat::ALL {
+            let mut subject = OnDevice::new(device.clone());
+            compare_calls(name, (5, 1, 80), format, CALLS, &mut subject);
+        }
+    }
+}
+
+#[test]
+fn wide_heads_and_large_groups_equal_the_reference_on_every_device() {
+    const CALLS: Calls = (150, &[(130, &[0, 0]), (1, &[130, 7]), (3, &[131, 8])]);
+    for (name, device) in devices() {
+        for format in CacheFormat::ALL {
+            let mut subject = OnDevice::new(device.clone());
+            compare_calls(name, (16, 1, 256), format, CALLS, &mut subject);
+        }
+    }
+}
+
+/// Numbers of all magnitudes that a format tells apart, ties between two of them, and some beyond its range.
+fn hard_numbers(random: &mut Random, count: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| {
+            let power = 2f32.powi((random.next() % 44) as i32 - 26);
+            match i % 3 {
+                0 => random.float() * power,
+                // Eleven bits and a half: a tie in half precision.
+                1 => (2049 + 2 * (random.next() % 1024)) as f32 / 2048.0 * power,
+                _ => -((random.next() % 4096) as f32) * 2f32.powi(-25),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn every_device_stores_the_same_numbers_as_the_reference() {
+    let mut random = Random(1);
+    for head_dim in [5, 24] {
+        for format in CacheFormat::ALL {
+            let (capacity, seq) = (40, 33);
+            let mut case = Case::random(
+                &mut random,
+                (2, 2, head_dim),
+                format,
+                capacity,
+                seq,
+                &[3, 0],
+            );
+            case.k = hard_numbers(&mut random, case.k.len());
+            case.v = hard_numbers(&mut random, case.v.len());
+            let mut oracle = Oracle(None);
+            oracle.call(&case);
+            let expected = oracle.0.expect("called");
+            for (name, device) in devices() {
+                let mut subject = OnDevice::new(device);
+                subject.call(&case);
+                let cache = subject.cache.expect("called");
+                for row in 0..2 {
+                    let (keys, values_) = cache.read(row, 0..capacity);
+                    let rows = row * 2 * capacity * head_dim..(row + 1) * 2 * capacity * head_dim;
+                    let what = format!("{name} {format} {head_dim} row {row}");
+                    assert_eq!(values(keys), expected[0][rows.clone()], "keys, {what}");
+                    assert_eq!(values(values_), expected[1][rows], "values, {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clone_of_a_cache_keeps_its_numbers_while_the_other_is_written_to() {
+    let mut random = Random(1);
+    for (name, device) in devices() {
+        for format in CacheFormat::ALL {
+            let first = Case::random(&mut random, (4, 2, 24), format, 9, 5, &[0]);
+            let second = Case::random(&mut random, (4, 2, 24), format, 9, 3, &[4]);
+            let mut subject = OnDevice::new(device.clone());
+            subject.call(&first);
+            let clone = subject.cache.clone().expect("called");
+            let read = |cache: &CacheTensor| {
+                let (keys, values_) = cache.read(0, 0..9);
+                [values(keys), values(values_)]
+            };
+            let before = read(&clone);
+            subject.call(&second);
+            assert_eq!(read(&clone), before, "{name} {format}");
+            let written = read(&subject.cache.expect("called"));
+            assert!(written != before, "{name} {format}: nothing was written");
+        }
     }
 }
 

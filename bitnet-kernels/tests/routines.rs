@@ -109,6 +109,7 @@ fn capable() -> Capabilities {
         native_dot: true,
         processors: 132,
         max_units: 1024,
+        shared_memory: 48 << 10,
     }
 }
 

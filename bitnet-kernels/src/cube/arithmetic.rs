@@ -135,6 +135,13 @@ pub(crate) fn last_of(index: usize, count: usize) -> usize {
     select(index < count, index, count - 1)
 }
 
+/// What becomes of two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Join {
+    Sum,
+    Largest,
+}
+
 /// Sum over the `lanes` units that share UNIT_POS_Y, one of `slots`; right on lane 0 only.
 #[cube]
 pub(crate) fn sum_of_lanes<T: Numeric>(
@@ -143,26 +150,56 @@ pub(crate) fn sum_of_lanes<T: Numeric>(
     #[comptime] slots: usize,
     #[comptime] shuffle: bool,
 ) -> T {
+    join_lanes::<T>(value, lanes, slots, shuffle, Join::Sum)
+}
+
+/// The largest of the numbers of `lanes` units that share UNIT_POS_Y, one of `slots`, for each of them.
+#[cube]
+pub(crate) fn largest_of_lanes(
+    value: u32,
+    #[comptime] lanes: usize,
+    #[comptime] slots: usize,
+    #[comptime] shuffle: bool,
+) -> u32 {
+    join_lanes::<u32>(value, lanes, slots, shuffle, Join::Largest)
+}
+
+#[cube]
+fn join_lanes<T: Numeric>(
+    value: T,
+    #[comptime] lanes: usize,
+    #[comptime] slots: usize,
+    #[comptime] shuffle: bool,
+    #[comptime] how: Join,
+) -> T {
     if comptime!(shuffle) {
-        let mut sum = value;
+        let mut all = value;
         let mut mask = comptime!(lanes as u32 / 2);
         #[unroll]
         for _ in 0..comptime!(lanes.ilog2()) {
-            sum += plane_shuffle_xor(sum, mask);
+            all = join::<T>(all, plane_shuffle_xor(all, mask), how);
             comptime!(mask /= 2);
         }
-        sum
+        all
     } else {
         let mut all = Shared::<[T]>::new_slice(comptime!(lanes * slots));
         sync_cube();
         all[UNIT_POS as usize] = value;
         sync_cube();
-        let mut sum = T::from_int(0);
         let base = UNIT_POS_Y as usize * lanes;
+        let mut joined = all[base];
         #[unroll]
-        for i in 0..lanes {
-            sum += all[base + i];
+        for i in 1..lanes {
+            joined = join::<T>(joined, all[base + i], how);
         }
-        sum
+        joined
+    }
+}
+
+#[cube]
+fn join<T: Numeric>(a: T, b: T, #[comptime] how: Join) -> T {
+    match comptime!(how) {
+        Join::Sum => a + b,
+        Join::Largest => select(b > a, b, a),
     }
 }

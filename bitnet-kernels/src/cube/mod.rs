@@ -5,6 +5,7 @@
 //! words, which every runtime has. Integer sums are exact and equal on every device, the activation scale included.
 
 mod arithmetic;
+pub mod attention;
 pub mod float;
 pub mod gemm;
 pub mod gemv;
@@ -52,6 +53,8 @@ pub struct Capabilities {
     pub processors: u32,
     /// Most units in a cube.
     pub max_units: u32,
+    /// Bytes that the units of a cube share at most.
+    pub shared_memory: usize,
 }
 
 impl Capabilities {
@@ -87,6 +90,7 @@ impl Capabilities {
                     .any(|matrix| matrix.a_type == int8),
             processors: hardware.num_streaming_multiprocessors.unwrap_or(32),
             max_units: hardware.max_units_per_cube,
+            shared_memory: hardware.max_shared_memory_size,
         }
     }
 }

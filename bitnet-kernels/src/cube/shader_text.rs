@@ -13,8 +13,9 @@ use cubecl::ir::{DeviceIdentity, ElemType, FloatKind, HardwareProperties, Memory
 use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
-use super::{float, gemm, gemv, quantize, table, ternarize};
-use crate::{TableFormat, WeightQuantizer};
+use super::attention::{attend, store};
+use super::{Capabilities, float, gemm, gemv, quantize, table, ternarize};
+use crate::{AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
 
 /// One kernel variant: its name, and how to define it.
 struct Variant {
@@ -312,6 +313,105 @@ fn variants(native: bool) -> Vec<Variant> {
                     .define()
                 }),
             );
+        }
+    }
+    for format in CacheFormat::ALL {
+        for (plane, head_dim) in [(0, 5), (32, 128)] {
+            let device = Capabilities {
+                plane,
+                int8_matrix: false,
+                native_dot: native,
+                processors: 32,
+                max_units: 256,
+                shared_memory: 32768,
+            };
+            let plan = store::blueprint(format, head_dim, &device);
+            add(
+                format!("cache_store {plan:?}"),
+                plan.shuffle,
+                Box::new(move || {
+                    let units = (plan.lanes as u32, plan.slots as u32);
+                    let (settings, properties, target) = start(units);
+                    store::cache_store::CacheStore::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        (),
+                        plan,
+                    )
+                    .define()
+                }),
+            );
+            // Few queries of a long cache, whose positions are split, and many of a short one.
+            for (seq, capacity) in [(1, 1000), (70, 70)] {
+                let shape = AttentionShape {
+                    batch: 1,
+                    n_heads: 8,
+                    n_kv_heads: 2,
+                    seq,
+                    capacity,
+                    head_dim,
+                };
+                let (plan, _) = attend::blueprint(shape, format, &device);
+                add(
+                    format!("cache_attend {plan:?}"),
+                    false,
+                    Box::new(move || {
+                        let (settings, properties, target) = start((plan.units as u32, 1));
+                        attend::cache_attend::CacheAttend::new(
+                            settings,
+                            properties,
+                            target,
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            (),
+                            (),
+                            (),
+                            (),
+                            (),
+                            (),
+                            plan.vector,
+                            plan,
+                        )
+                        .define()
+                    }),
+                );
+                if plan.split {
+                    add(
+                        format!("cache_merge {plan:?}"),
+                        false,
+                        Box::new(move || {
+                            let (settings, properties, target) = start((plan.units as u32, 1));
+                            attend::cache_merge::CacheMerge::new(
+                                settings,
+                                properties,
+                                target,
+                                b(),
+                                b(),
+                                (),
+                                (),
+                                plan,
+                            )
+                            .define()
+                        }),
+                    );
+                }
+            }
         }
     }
     all

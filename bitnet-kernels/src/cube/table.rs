@@ -266,7 +266,7 @@ pub(crate) fn table_gather(
 
 /// Number `i` of a word, without its scale.
 #[cube]
-fn number(word: u32, i: usize, #[comptime] format: TableFormat) -> f32 {
+pub(crate) fn number(word: u32, i: usize, #[comptime] format: TableFormat) -> f32 {
     let i = i as u32;
     match comptime!(format) {
         TableFormat::F32 => f32::reinterpret(word),
@@ -282,12 +282,14 @@ fn number(word: u32, i: usize, #[comptime] format: TableFormat) -> f32 {
     }
 }
 
-/// The finite half float in the lower 16 bits.
+/// The half float in the lower 16 bits.
 #[cube]
 fn half_number(bits: u32) -> f32 {
     let exponent = (bits >> 10u32) & 0x1Fu32;
     let mantissa = bits & 0x3FFu32;
-    let normal = f32::reinterpret(((exponent + 112u32) << 23u32) | (mantissa << 13u32));
+    // The largest exponent, of infinity and NaN, is the largest one again.
+    let bias = select(exponent == 31u32, 224u32, 112u32);
+    let normal = f32::reinterpret(((exponent + bias) << 23u32) | (mantissa << 13u32));
     let subnormal = f32::cast_from(mantissa) * f32::new(HALF_STEP);
     let magnitude = select(exponent == 0u32, subnormal, normal);
     f32::reinterpret(u32::reinterpret(magnitude) | ((bits & 0x8000u32) << 16u32))
