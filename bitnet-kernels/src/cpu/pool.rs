@@ -130,7 +130,7 @@ impl Pool {
         self.wanted.store(helpers, Ordering::Relaxed);
         // No thread is inside: the last region was closed by its caller, who held the lock that ours holds now.
         let number = (self.state.load(Ordering::Relaxed) / REGION).wrapping_add(1);
-        self.state.store(number * REGION | OPEN, Ordering::SeqCst);
+        self.state.store((number * REGION) | OPEN, Ordering::SeqCst);
         if *self.lock_sleepers() > 0 {
             self.wake.notify_all();
         }
