@@ -43,7 +43,7 @@ impl Default for GenerateOptions {
             time_limit: None,
             context: None,
             cache: CacheFormat::F16,
-            chunk: 512,
+            chunk: 256,
             sinks: None,
         }
     }
