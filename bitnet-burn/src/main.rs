@@ -1,6 +1,6 @@
 //! The program `bitnet-burn`: parse, run, exit code.
 //!
-//! 0 means done, 1 failed, 2 wrong usage, 130 interrupted twice. Answers go to stdout, everything else to stderr, so
+//! 0 means done, 1 failed, 2 wrong usage, 130 interrupted. Answers go to stdout, everything else to stderr, so
 //! that pipes carry answers alone; a reader that leaves early (`| head`) is no failure.
 
 mod cli;
@@ -8,6 +8,7 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
+use cli::interrupt::Interrupted;
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
@@ -23,7 +24,10 @@ fn main() -> ExitCode {
         Err(error) if cli::terminal::reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             cli::terminal::report(&error);
-            ExitCode::FAILURE
+            match error.is::<Interrupted>() {
+                true => ExitCode::from(130),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

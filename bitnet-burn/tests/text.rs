@@ -4,9 +4,10 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
-use support::{Run, program, run, run_with_input};
+use support::{Run, checkpoint, program, run, run_with_input};
 
 /// A folder for one test, with a file in it.
 fn folder(name: &str, text: &str) -> (tempfile::TempDir, String) {
@@ -73,6 +74,51 @@ fn a_batch_of_text_lines_goes_on_where_it_was_cut_off() {
 }
 
 #[test]
+fn rows_that_failed_are_answered_again_when_asked_for() {
+    for (kind, prompts) in [
+        (
+            "jsonl",
+            "{\"prompt\": \"a\"}\n{\"prompt\": \"too long for eight tokens\"}\n",
+        ),
+        ("csv", "prompt\na\ntoo long for eight tokens\n"),
+    ] {
+        let (folder, input) = folder(&format!("in.{kind}"), prompts);
+        let output = folder.path().join(format!("out.{kind}"));
+        let to = ["-o", output.to_str().unwrap()];
+        let batch = |more: &[&str]| batch(&input, &[&to, more].concat());
+        let short = batch(&["--context", "8"]);
+        assert_eq!(short.code, Some(1), "{short:?}");
+        assert!(short.stderr.contains("--retry-failed"), "{short:?}");
+        let before = fs::read_to_string(&output).unwrap();
+        let again = batch(&[]);
+        assert_eq!(again.code, Some(1), "failed rows stay failed: {again:?}");
+        assert_eq!(fs::read_to_string(&output).unwrap(), before);
+        succeed(batch(&["--retry-failed"]));
+        let after = fs::read_to_string(&output).unwrap();
+        let good = |text: &str| text.lines().position(|line| line.contains("too long"));
+        let kept = good(&before).unwrap();
+        let first = |text: &str| {
+            text.lines()
+                .take(kept)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            first(&before),
+            first(&after),
+            "the row that was good is the same"
+        );
+        assert_eq!(after.matches("too long").count(), 1, "{after}");
+        succeed(batch(&["--retry-failed"]));
+        assert_eq!(
+            fs::read_to_string(&output).unwrap(),
+            after,
+            "nothing is left to do"
+        );
+    }
+}
+
+#[test]
 fn a_row_that_fills_the_context_ends_alone() {
     let (_folder, input) = folder("in.txt", "abcdefgh\nab\n");
     let whole = succeed(batch(&input, &["--context", "12"]));
@@ -110,6 +156,35 @@ fn the_perplexity_of_a_text_is_finite_and_the_windows_cover_it() {
         count(&windows, "scored_tokens"),
         tokens - tokens.div_ceil(10)
     );
+}
+
+#[test]
+fn windows_that_overlap_score_every_token_but_the_first() {
+    let (_folder, path) = folder("text.txt", &"some words and more of them. ".repeat(6));
+    let arguments = ["eval", "--json", "--text", &path, "--context", "10"];
+    let evaluate = |stride: &str| run(&[&arguments[..], &["--stride", stride]].concat());
+    let result: serde_json::Value = serde_json::from_str(&succeed(evaluate("4"))).unwrap();
+    let count = |name: &str| result[name].as_u64().unwrap();
+    assert_eq!(count("scored_tokens"), count("tokens") - 1, "{result}");
+    assert_eq!(
+        (&result["partial"], &result["stride"]),
+        (&false.into(), &4.into())
+    );
+    let refused = evaluate("11");
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("stride"), "{refused:?}");
+}
+
+#[test]
+fn a_model_without_an_output_head_writes_nothing_and_says_why() {
+    let fixtures = checkpoint();
+    let model = fixtures.with_file_name("tiny-embedding");
+    let (_folder, path) = folder("text.txt", "some words");
+    for arguments in [&["infer", "-p", "x"][..], &["eval", "--text", &path]] {
+        let run = run(&[arguments, &["-m", model.to_str().unwrap()]].concat());
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains("output head"), "{run:?}");
+    }
 }
 
 #[test]
@@ -162,13 +237,6 @@ fn embeddings_are_unit_vectors_however_the_texts_come() {
     assert_eq!(rows[0][1], rows[1][0]);
 }
 
-/// A small checkpoint with a chat template.
-fn checkpoint() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bitnet-models/tests/fixtures");
-    let root = std::env::var_os("BITNET_FIXTURES").map_or(own, PathBuf::from);
-    root.join("models/tiny-2b4t-packed")
-}
-
 fn chat(input: &str) -> Run {
     let model = checkpoint();
     let model = model.to_str().expect("UTF-8");
@@ -185,6 +253,13 @@ fn chat(input: &str) -> Run {
     run_with_input(program(&arguments), input)
 }
 
+/// The tokens that the last answer found in the cache, as `/stats` tells.
+fn reused(stderr: &str) -> usize {
+    let (before, _) = stderr.rsplit_once(" tokens reused").expect(stderr);
+    let count = before.rsplit(' ').next().expect("a number");
+    count.parse().expect("a number")
+}
+
 #[test]
 fn a_piped_conversation_feeds_only_what_is_new() {
     let run = chat("Hello\n/stats\nAnd again?\n/stats\n/quit\nnever asked\n");
@@ -194,6 +269,9 @@ fn a_piped_conversation_feeds_only_what_is_new() {
         "{run:?}"
     );
     assert!(!run.stderr.contains("6 messages"), "{run:?}");
+    let (first, second) = run.stderr.split_once("2 messages").unwrap();
+    assert!(!first.contains("reused"), "nothing is known yet: {first}");
+    assert!(reused(second) > 0, "{second}");
     assert!(!run.stdout.contains("> "), "no prompt in a pipe: {run:?}");
 }
 
@@ -219,6 +297,64 @@ fn a_conversation_can_be_undone_saved_and_loaded() {
         (&saved[1]["role"], &saved[2]["role"]),
         (&"user".into(), &"assistant".into())
     );
+}
+
+/// Runs a command whose output goes nowhere after its first byte; its exit code and what it said on stderr.
+fn read_one_byte(mut command: Command, input: &str) -> (Option<i32>, String) {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin
+        .write_all(input.as_bytes())
+        .expect("the program reads");
+    drop(stdin);
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout
+        .read_exact(&mut [0])
+        .expect("the program says something");
+    drop(stdout);
+    let run: Run = child.wait_with_output().expect("the program ends").into();
+    (run.code, run.stderr)
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_text_quietly() {
+    let endless = [
+        "-q",
+        "-n",
+        "1000000",
+        "--slide",
+        "--ignore-eos",
+        "--temperature",
+        "1",
+    ];
+    let model = checkpoint();
+    let model = ["-m", model.to_str().unwrap()];
+    let lines = "a line\n".repeat(10_000);
+    for (arguments, input) in [
+        ([&["infer"], &endless[..]].concat(), "Once"),
+        ([&["chat"], &model[..], &endless].concat(), "Hello\n"),
+        (vec!["batch", "-q", "-n", "2", "-"], &lines[..]),
+        (vec!["embed", "-q"], &lines),
+    ] {
+        let ended = match arguments[0] {
+            "infer" => read_one_byte(program(&[&arguments[..], &["-p", input]].concat()), ""),
+            _ => read_one_byte(program(&arguments), input),
+        };
+        assert_eq!(ended, (Some(0), String::new()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_terminal_that_is_gone_altogether_is_no_crash() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program(&["infer", "-v", "-p", "x", "-n", "4"]);
+    let command = command.stdout(writer.try_clone().unwrap()).stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! | [`cached_attention`] | scalar, AVX2, AVX-512, NEON | one cube per query | Burn primitives |
 //! | [`ternarize`] | f64 means | Burn's means, then one pass | Burn primitives |
 //! | [`table_linear`], the output head | portable, AVX2, AVX-512, NEON | `table` | Burn primitives |
+//! | [`rms_norm`], [`gated`], [`rotate`] | one pass each | Burn primitives, fused | Burn primitives |
 //! | [`table_rows`], the embedding | one loop | `table` | Burn primitives |
 //!
 //! Invariants: a [`PackedTernary`] or [`TernaryTensor`] that exists is valid, so kernels do not check again. Integer sums
@@ -36,9 +37,12 @@ pub use ops::attention::{
 pub use ops::table::{
     TableOps, TableSpec, TableTensor, defaults as table_defaults, table_linear, table_rows,
 };
+pub use ops::vector::{
+    Activation, VectorOps, defaults as vector_defaults, gated, rms_norm, rotate,
+};
 pub use ops::{
     TernaryOps, TernarySpec, TernaryTensor, defaults, ternarize, ternary_linear,
-    ternary_linear_latent,
+    ternary_linear_latent, ternary_linear_pair, ternary_linear_triple,
 };
 pub use packed::{Granularity, Histogram, PackedTernary, Scale};
 pub use quantize::{ActivationQuantizer, WeightQuantizer};

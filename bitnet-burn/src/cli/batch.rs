@@ -24,7 +24,8 @@ Examples:
   bitnet-burn batch table.csv -m owner/name -o answers.csv --retry-failed
 
 A row is a line of text, a JSON object with `prompt` or `messages`, or a CSV record with a column `prompt`. The same
-command again goes on where it stopped; what a row gets depends neither on --batch-size nor on the rows beside it.";
+command again goes on where it stopped; what a row gets depends neither on --batch-size nor on the rows beside it.
+Ctrl-C finishes the rows that are being answered, a second one leaves them out; the exit code is 130.";
 
 /// Answer many prompts from a file
 #[derive(Debug, Args)]

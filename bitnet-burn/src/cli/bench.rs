@@ -128,13 +128,13 @@ impl Bench {
             write!(terminal::out(), "{table}")?;
         }
         if !options.quiet {
-            anstream::eprintln!(
+            terminal::note(format_args!(
                 "{} · {} · load {:.2} s · median of {}",
                 self.model.model,
                 cpu::kernel().name(),
                 load.as_secs_f64(),
                 self.repeat
-            );
+            ));
         }
         Ok(())
     }

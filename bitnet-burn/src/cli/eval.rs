@@ -1,32 +1,38 @@
 //! `eval`: how well a model predicts a text (perplexity), and how often it prefers the right choice.
 //!
-//! Perplexity is over non-overlapping windows, the first token of each unscored. A choice is scored by the
-//! log-probability of its tokens after the context, as a sum and for each byte of the choice.
+//! The windows of a long text and the log-probabilities are the library's; this file reads, compares and prints. A choice
+//! is scored by the log-probability of its tokens after the context, as a sum and for each byte of the choice. After
+//! Ctrl-C the result so far is printed, marked as partial.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use bitnet_burn::models::Model;
+use bitnet_burn::models::generation::{Likelihood, Windows};
 use bitnet_burn::models::tokenizer::Special;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::interrupt::{self, Interrupted};
 use super::model::ModelArgs;
-use super::{Options, interrupt, terminal};
+use super::{Options, terminal};
 
 const EXAMPLES: &str = "\
 Examples:
   bitnet-burn eval --text README.md                                   Random tiny weights: shows that it works
   bitnet-burn eval -m owner/name --text wikitext.txt --context 2048
+  bitnet-burn eval -m owner/name --text wikitext.txt --stride 512      Each token after many others; takes longer
   bitnet-burn eval -m model.gguf --choices questions.jsonl --json
 
-Perplexity: the text is cut into windows that do not overlap; the first token of each has nothing before it and is not
-scored. Bits per byte are the mean bits of a scored token times the tokens of the text per byte.
+Perplexity: the text is cut into windows. Without --stride they do not overlap, and the first token of each, which has
+nothing before it, is not scored. With it they do, and each token is scored once, by the first window that holds it.
+Bits per byte are the mean bits of a scored token times the tokens of the text per byte.
 Choices: a line is {\"question\": TEXT, \"choices\": [TEXT, ...], \"answer\": INDEX}; `context` may stand for `question`. A
-space is put between the two where there is none.";
+space is put between the two where there is none.
+Ctrl-C ends the measurement; the result so far is printed as partial, and the exit code is 130.";
 
 /// Measure perplexity, or accuracy at multiple choice
 #[derive(Debug, Args)]
@@ -42,6 +48,9 @@ pub(crate) struct Eval {
     /// With --text: tokens of a window [default: the model's context]
     #[arg(long, value_name = "N", requires = "text")]
     context: Option<usize>,
+    /// With --text: tokens from the beginning of one window to that of the next [default: --context]
+    #[arg(long, value_name = "N", requires = "text")]
+    stride: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -60,31 +69,35 @@ struct Question {
 
 impl Eval {
     pub(crate) fn run(self, options: &Options) -> anyhow::Result<()> {
-        let result = match (&self.text, &self.choices) {
+        let measured = match (&self.text, &self.choices) {
             (Some(path), _) => {
                 let text = read(path)?;
                 let (model, _) = self.model.load(options)?;
-                perplexity(&model, &text, self.context, options.quiet)?
+                let windows = self.windows(model.decoder().config().max_positions)?;
+                perplexity(&model, &text, windows, interrupt::flag()?, options.quiet)?
             }
             (None, Some(path)) => {
                 let questions = questions(path)?;
                 let (model, _) = self.model.load(options)?;
-                accuracy(&model, &questions, options.quiet)?
+                accuracy(&model, &questions, interrupt::flag()?, options.quiet)?
             }
             (None, None) => bail!("nothing to measure: give --text FILE or --choices FILE"),
         };
-        let mut out = terminal::out();
-        if self.json {
-            writeln!(out, "{}", Value::Object(result))?;
-            return Ok(());
+        let partial = measured.partial;
+        measured.print(self.json)?;
+        match partial {
+            true => Err(Interrupted.into()),
+            false => Ok(()),
         }
-        for (name, value) in result {
-            match value.as_f64().filter(|_| value.is_f64()) {
-                Some(value) => writeln!(out, "{:22} {value:.4}", name.replace('_', " "))?,
-                None => writeln!(out, "{:22} {value}", name.replace('_', " "))?,
-            }
-        }
-        Ok(())
+    }
+
+    fn windows(&self, most: usize) -> anyhow::Result<Windows> {
+        let size = self.context.unwrap_or(most);
+        ensure!(
+            (2..=most).contains(&size),
+            "--context {size}: expected 2 to {most} tokens, which the model was made for"
+        );
+        Ok(Windows::new(size, self.stride.unwrap_or(size))?)
     }
 }
 
@@ -119,83 +132,107 @@ fn questions(path: &Path) -> anyhow::Result<Vec<Question>> {
     Ok(questions)
 }
 
-type Measured = serde_json::Map<String, Value>;
-
-fn measured<const N: usize>(values: [(&str, Value); N]) -> Measured {
-    values
-        .map(|(name, value)| (name.to_owned(), value))
-        .into_iter()
-        .collect()
+/// What was measured, in the order of printing, and whether Ctrl-C came before the end.
+#[derive(Debug)]
+struct Measured {
+    partial: bool,
+    values: Vec<(&'static str, Value)>,
 }
 
-/// Perplexity `exp(-Σ log p / n)` over the n scored tokens.
+impl Measured {
+    fn print(self, as_json: bool) -> anyhow::Result<()> {
+        let mut out = terminal::out();
+        if as_json {
+            let partial = ("partial", Value::Bool(self.partial));
+            let all = [partial].into_iter().chain(self.values);
+            let object = all.map(|(name, value)| (name.to_owned(), value)).collect();
+            writeln!(out, "{}", Value::Object(object))?;
+            return Ok(());
+        }
+        if self.partial {
+            writeln!(out, "PARTIAL: interrupted, of what was scored until then")?;
+        }
+        for (name, value) in self.values {
+            match value.as_f64().filter(|_| value.is_f64()) {
+                Some(value) => writeln!(out, "{:22} {value:.4}", name.replace('_', " "))?,
+                None => writeln!(out, "{:22} {value}", name.replace('_', " "))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Perplexity and bits per byte of the windows until `stop`.
 fn perplexity(
     model: &Model,
     text: &str,
-    context: Option<usize>,
+    windows: Windows,
+    stop: &AtomicBool,
     quiet: bool,
 ) -> anyhow::Result<Measured> {
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer.encode(text, Special::AsText)?;
     let per_byte = tokens.len() as f64 / text.len() as f64;
     let ids = tokenizer.begun(tokens);
-    let most = model.decoder().config().max_positions;
-    let window = context.unwrap_or(most);
+    let count = windows.over(ids.len()).count();
     ensure!(
-        (2..=most).contains(&window),
-        "--context {window}: expected 2 to {most} tokens, which the model was made for"
-    );
-    ensure!(
-        ids.len() > 1,
+        count > 0,
         "the text has {} tokens, expected at least 2",
         ids.len()
     );
-    let stop = interrupt::flag()?;
-    let bar = terminal::rows_bar("tokens", ids.len() as u64, quiet);
-    let (mut scored, mut sum) = (0usize, 0f64);
-    // A last window of one token has nothing to score.
-    for window in ids.chunks(window).filter(|window| window.len() > 1) {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let scores = model.score(window)?;
-        sum += scores
-            .iter()
-            .map(|score| f64::from(score.logprob))
-            .sum::<f64>();
-        scored += scores.len();
-        bar.inc(window.len() as u64);
+    let bar = terminal::rows_bar("windows", count as u64, quiet);
+    let mut sum = Likelihood::default();
+    let mut done = 0;
+    let mut scores = model.score_windows(&ids, windows)?;
+    while !stop.load(Ordering::Relaxed)
+        && let Some(scores) = scores.next()
+    {
+        sum.extend(scores?);
+        done += 1;
+        bar.inc(1);
+        log::debug!(
+            "window {done} of {count}: perplexity {:.4} so far",
+            sum.perplexity()
+        );
     }
     bar.finish_and_clear();
-    ensure!(scored > 0, "stopped before anything was scored");
-    let mean = -sum / scored as f64;
-    Ok(measured([
+    if done == 0 {
+        return Err(nothing());
+    }
+    let values = vec![
         ("tokens", json!(ids.len())),
-        ("scored_tokens", json!(scored)),
-        ("window", json!(window)),
-        ("perplexity", json!(mean.exp())),
-        (
-            "bits_per_byte",
-            json!(mean / std::f64::consts::LN_2 * per_byte),
-        ),
-    ]))
+        ("scored_tokens", json!(sum.tokens)),
+        ("window", json!(windows.size())),
+        ("stride", json!(windows.stride())),
+        ("perplexity", json!(sum.perplexity())),
+        ("bits_per_byte", json!(sum.bits_per_token() * per_byte)),
+    ];
+    Ok(Measured {
+        partial: done < count,
+        values,
+    })
 }
 
-/// How often the right choice is the most likely one.
-fn accuracy(model: &Model, questions: &[Question], quiet: bool) -> anyhow::Result<Measured> {
-    let stop = interrupt::flag()?;
-    let bar = terminal::rows_bar("questions", questions.len() as u64, quiet);
-    let (mut asked, mut by_sum, mut by_byte) = (0usize, 0usize, 0usize);
-    for (at, question) in questions.iter().enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
+/// How often the right choice is the most likely one, of the questions until `stop`.
+fn accuracy(
+    model: &Model,
+    questions: &[Question],
+    stop: &AtomicBool,
+    quiet: bool,
+) -> anyhow::Result<Measured> {
+    let count = questions.len();
+    let bar = terminal::rows_bar("questions", count as u64, quiet);
+    let (mut done, mut by_sum, mut by_byte) = (0usize, 0usize, 0usize);
+    let mut left = questions.iter();
+    while !stop.load(Ordering::Relaxed)
+        && let Some(question) = left.next()
+    {
         let sums = question
             .choices
             .iter()
             .map(|choice| likelihood(model, &question.context, choice))
             .collect::<anyhow::Result<Vec<f64>>>()
-            .with_context(|| format!("question {}", at + 1))?;
+            .with_context(|| format!("question {}", done + 1))?;
         let lengths = question.choices.iter().map(String::len);
         let means: Vec<f64> = sums
             .iter()
@@ -204,16 +241,28 @@ fn accuracy(model: &Model, questions: &[Question], quiet: bool) -> anyhow::Resul
             .collect();
         by_sum += usize::from(best(&sums) == question.answer);
         by_byte += usize::from(best(&means) == question.answer);
-        asked += 1;
+        done += 1;
         bar.inc(1);
+        log::debug!("question {done} of {count}: {by_sum} right so far");
     }
     bar.finish_and_clear();
-    ensure!(asked > 0, "stopped before anything was scored");
-    Ok(measured([
-        ("questions", json!(asked)),
-        ("accuracy", json!(by_sum as f64 / asked as f64)),
-        ("accuracy_per_byte", json!(by_byte as f64 / asked as f64)),
-    ]))
+    if done == 0 {
+        return Err(nothing());
+    }
+    let values = vec![
+        ("questions", json!(count)),
+        ("scored_questions", json!(done)),
+        ("accuracy", json!(by_sum as f64 / done as f64)),
+        ("accuracy_per_byte", json!(by_byte as f64 / done as f64)),
+    ];
+    Ok(Measured {
+        partial: done < count,
+        values,
+    })
+}
+
+fn nothing() -> anyhow::Error {
+    anyhow::Error::new(Interrupted).context("stopped before anything was scored")
 }
 
 /// The first of the greatest.
@@ -227,28 +276,14 @@ fn best(values: &[f64]) -> usize {
     best
 }
 
-/// Log-probability of `choice` after `context`. Both are encoded together, since the border may lie within a token; that
-/// token counts for the choice.
+/// Log-probability of `choice` after `context`, with a space between the two where there is none.
 fn likelihood(model: &Model, context: &str, choice: &str) -> anyhow::Result<f64> {
-    let tokenizer = model.tokenizer()?;
-    let encode = |text: &str| -> anyhow::Result<Vec<u32>> {
-        Ok(tokenizer.begun(tokenizer.encode(text, Special::AsText)?))
-    };
     let joined = context.is_empty()
         || context.ends_with(char::is_whitespace)
         || choice.starts_with(char::is_whitespace);
     let space = if joined { "" } else { " " };
-    let ids = encode(&format!("{context}{space}{choice}"))?;
-    let before = encode(context)?;
-    let common = before.iter().zip(&ids).take_while(|(a, b)| a == b).count();
-    let scores = model.score(&ids)?;
-    // Score i is that of token i + 1.
-    let own = &scores[common.saturating_sub(1).min(scores.len())..];
-    ensure!(
-        !own.is_empty(),
-        "the choice {choice:?} adds no token to its context"
-    );
-    Ok(own.iter().map(|score| f64::from(score.logprob)).sum())
+    let likelihood = model.likelihood_after(context, &format!("{space}{choice}"))?;
+    Ok(likelihood.logprob)
 }
 
 #[cfg(test)]

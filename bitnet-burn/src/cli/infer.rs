@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
 use bitnet_burn::models::chat::Message;
+use bitnet_burn::models::generation::StopReason;
 use clap::Args;
 use serde_json::json;
 
+use super::interrupt::{self, Interrupted};
 use super::model::{GenerateArgs, ModelArgs, report};
-use super::{Options, interrupt, terminal};
+use super::{Options, terminal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,7 +20,9 @@ Examples:
   bitnet-burn infer -m model.gguf -p \"The capital of France is\" -n 20
   bitnet-burn infer -m owner/name --chat -p \"Why is the sky blue?\"     As a question, in the model's chat format
   cat question.txt | bitnet-burn infer -m owner/name > answer.txt
-  bitnet-burn infer -m random:2b4t -p x -n 32 --ignore-eos             Speed of the real size";
+  bitnet-burn infer -m random:2b4t -p x -n 32 --ignore-eos             Speed of the real size
+
+Ctrl-C ends the text where it is, with exit code 130.";
 
 /// Continue a prompt
 #[derive(Debug, Args)]
@@ -62,20 +66,21 @@ impl Infer {
             model.encode(&prompt)?
         };
         let stop = interrupt::flag()?;
+        log::info!("{} tokens in the prompt", ids.len());
         let mut session = model.session(1, ids.len(), &generate)?;
         let mut stream = model.stream(&mut session, &ids, &generate)?;
         let mut text = String::new();
         let mut out = terminal::out();
-        for piece in stream.by_ref() {
-            let piece = piece?;
+        while let Some(next) = stream.next_token() {
+            let (_, mut piece) = next?;
+            if stop.load(Ordering::Relaxed) {
+                piece.push_str(&stream.interrupt()?);
+            }
             if self.json {
                 text.push_str(&piece);
             } else {
                 write!(out, "{piece}")?;
                 out.flush()?;
-            }
-            if stop.load(Ordering::Relaxed) {
-                break;
             }
         }
         let timings = stream.timings();
@@ -98,7 +103,10 @@ impl Infer {
         if !options.quiet {
             report(Some(load), timings);
         }
-        Ok(())
+        match stream.stop() {
+            Some(StopReason::Interrupted) => Err(Interrupted.into()),
+            _ => Ok(()),
+        }
     }
 
     fn read_prompt(&self) -> anyhow::Result<String> {

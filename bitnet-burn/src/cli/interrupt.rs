@@ -1,11 +1,19 @@
-//! Ctrl-C: the first asks to stop and keep what is done, the second leaves at once with code 130.
+//! Ctrl-C: the first asks to stop and keep what is done, the second leaves at once. Either way the exit code is 130.
 //!
-//! Only commands that can stop halfway call [`flag`]; in the others Ctrl-C ends the program as usual.
+//! Only commands that can stop halfway call [`flag`]; in the others Ctrl-C ends the program as usual. One that did stop
+//! halfway says so with [`Interrupted`] after it has kept what is done.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+
+use super::terminal;
+
+/// A command that Ctrl-C stopped halfway.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -22,7 +30,7 @@ pub(crate) fn flag() -> anyhow::Result<&'static AtomicBool> {
             if STOP.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
             }
-            anstream::eprintln!("\nstopping; Ctrl-C again leaves at once");
+            terminal::note("\nstopping; Ctrl-C again leaves at once");
         });
     });
     installed.context("cannot catch Ctrl-C")?;

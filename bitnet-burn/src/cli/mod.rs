@@ -16,7 +16,7 @@ mod eval;
 mod hub;
 mod infer;
 mod inspect;
-mod interrupt;
+pub(crate) mod interrupt;
 mod model;
 mod models;
 mod rows;
@@ -34,7 +34,7 @@ Examples:
   bitnet-burn models list                                  See what is there
   bitnet-burn help models                                  Help on a command
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted twice.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
 
 /// Run, inspect and convert ternary (BitNet, 1.58-bit) language models
 #[derive(Debug, Parser)]

@@ -225,7 +225,7 @@ impl GenerateArgs {
     }
 }
 
-/// The line after a run: load time, time to first token, rates, peak memory.
+/// The line after a run: load time, time to first token, tokens that the cache held, rates, peak memory.
 pub(crate) fn report(load: Option<Duration>, timings: Timings) {
     let mut parts = Vec::new();
     if let Some(load) = load {
@@ -240,6 +240,9 @@ pub(crate) fn report(load: Option<Duration>, timings: Timings) {
         timings.prompt_tokens,
         timings.prefill_rate()
     ));
+    if timings.reused_tokens > 0 {
+        parts.push(format!("{} tokens reused", timings.reused_tokens));
+    }
     if timings.new_tokens > 1 {
         let (count, rate) = (timings.new_tokens, timings.decode_rate(1));
         parts.push(format!("decode {count} tokens at {rate:.1}/s"));
@@ -247,7 +250,7 @@ pub(crate) fn report(load: Option<Duration>, timings: Timings) {
     if let Some(peak) = peak_memory() {
         parts.push(format!("peak {}", terminal::size(peak)));
     }
-    anstream::eprintln!("{}", parts.join(" · "));
+    terminal::note(parts.join(" · "));
 }
 
 /// Most bytes that were resident at once, where the system tells.

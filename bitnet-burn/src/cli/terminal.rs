@@ -65,14 +65,19 @@ pub(crate) fn reader_is_gone(error: &anyhow::Error) -> bool {
         .any(|cause| cause.is::<ReaderIsGone>())
 }
 
+/// A line on stderr. Nobody is left to tell if it cannot be printed.
+pub(crate) fn note(line: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}
+
 /// Prints an error and its causes. A cause that the line above it already quotes is left out.
 pub(crate) fn report(error: &anyhow::Error) {
-    anstream::eprintln!("{ERROR}error:{ERROR:#} {error}");
+    note(format_args!("{ERROR}error:{ERROR:#} {error}"));
     let mut above = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         if !above.contains(&cause) {
-            anstream::eprintln!("  caused by: {cause}");
+            note(format_args!("  caused by: {cause}"));
             above = cause;
         }
     }

@@ -4,9 +4,12 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 pub(crate) mod hub;
+#[cfg(unix)]
+pub(crate) mod live;
 
 /// What a run said.
 #[derive(Debug)]
@@ -64,4 +67,11 @@ pub(crate) fn run_with_input(mut command: Command, input: &str) -> Run {
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     child.wait_with_output().expect("the program ends").into()
+}
+
+/// A small checkpoint with a chat template.
+pub(crate) fn checkpoint() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bitnet-models/tests/fixtures");
+    let root = std::env::var_os("BITNET_FIXTURES").map_or(own, PathBuf::from);
+    root.join("models/tiny-2b4t-packed")
 }

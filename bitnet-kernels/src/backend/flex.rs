@@ -31,6 +31,33 @@ impl TernaryOps for Flex {
         tensor(y, shape, dtype)
     }
 
+    fn ternary_linear_pair(
+        x: FloatTensor<Self>,
+        codes_a: IntTensor<Self>,
+        scale_a: FloatTensor<Self>,
+        codes_b: IntTensor<Self>,
+        scale_b: FloatTensor<Self>,
+        specs: [TernarySpec; 2],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [a, b] = products(x, [(codes_a, scale_a), (codes_b, scale_b)], specs);
+        (a, b)
+    }
+
+    fn ternary_linear_triple(
+        x: FloatTensor<Self>,
+        codes_a: IntTensor<Self>,
+        scale_a: FloatTensor<Self>,
+        codes_b: IntTensor<Self>,
+        scale_b: FloatTensor<Self>,
+        codes_c: IntTensor<Self>,
+        scale_c: FloatTensor<Self>,
+        specs: [TernarySpec; 3],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let weights = [(codes_a, scale_a), (codes_b, scale_b), (codes_c, scale_c)];
+        let [a, b, c] = products(x, weights, specs);
+        (a, b, c)
+    }
+
     fn ternary_linear_dx(
         dy: FloatTensor<Self>,
         codes: IntTensor<Self>,
@@ -93,6 +120,32 @@ impl TableOps for Flex {
     }
 }
 
+/// Products of one input with several weights.
+fn products<const N: usize>(
+    x: FlexTensor,
+    weights: [(FlexTensor, FlexTensor); N],
+    specs: [TernarySpec; N],
+) -> [FlexTensor; N] {
+    let (dtype, x) = (x.dtype(), floats(x));
+    let weights = weights.map(|(codes, scale)| (codes.to_contiguous(), scale.to_contiguous()));
+    let views: [_; N] = std::array::from_fn(|n| slices::Weight {
+        codes: slice(&weights[n].0),
+        scale: slice(&weights[n].1),
+        d_out: weights[n].0.shape()[0],
+        spec: specs[n],
+    });
+    let shapes = weights
+        .each_ref()
+        .map(|(codes, _)| forward_shape(&x.shape(), &codes.shape()));
+    let mut outputs = slices::ternary_linears(slice(&x), &views)
+        .into_iter()
+        .zip(shapes);
+    std::array::from_fn(|_| {
+        let (y, shape) = outputs.next().expect("one for each weight");
+        tensor(y, shape, dtype)
+    })
+}
+
 /// Contiguous f32 values; a copy only if `x` is neither.
 pub(super) fn floats(x: FlexTensor) -> FlexTensor {
     let x = if x.dtype() == DType::F32 {
@@ -110,6 +163,15 @@ pub(super) fn slice<E: Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
         .contiguous_offsets()
         .expect("made contiguous by the caller");
     &tensor.storage::<E>()[start..end]
+}
+
+/// The elements of a contiguous tensor, copied first if something else holds them too.
+pub(super) fn slice_mut<E: Element + bytemuck::Pod>(tensor: &mut FlexTensor) -> &mut [E] {
+    let (start, end) = tensor
+        .layout()
+        .contiguous_offsets()
+        .expect("made contiguous by the caller");
+    &mut tensor.storage_mut::<E>()[start..end]
 }
 
 fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {

@@ -10,3 +10,4 @@ mod flex;
 mod ndarray;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod slices;
+mod vector;

@@ -34,6 +34,33 @@ impl TernaryOps for NdArray {
         tensor(y, &shape, dtype)
     }
 
+    fn ternary_linear_pair(
+        x: FloatTensor<Self>,
+        codes_a: IntTensor<Self>,
+        scale_a: FloatTensor<Self>,
+        codes_b: IntTensor<Self>,
+        scale_b: FloatTensor<Self>,
+        specs: [TernarySpec; 2],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [a, b] = products(x, [(codes_a, scale_a), (codes_b, scale_b)], specs);
+        (a, b)
+    }
+
+    fn ternary_linear_triple(
+        x: FloatTensor<Self>,
+        codes_a: IntTensor<Self>,
+        scale_a: FloatTensor<Self>,
+        codes_b: IntTensor<Self>,
+        scale_b: FloatTensor<Self>,
+        codes_c: IntTensor<Self>,
+        scale_c: FloatTensor<Self>,
+        specs: [TernarySpec; 3],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let weights = [(codes_a, scale_a), (codes_b, scale_b), (codes_c, scale_c)];
+        let [a, b, c] = products(x, weights, specs);
+        (a, b, c)
+    }
+
     fn ternary_linear_dx(
         dy: FloatTensor<Self>,
         codes: IntTensor<Self>,
@@ -95,6 +122,33 @@ impl TableOps for NdArray {
     }
 }
 
+/// Products of one input with several weights.
+fn products<const N: usize>(
+    x: NdArrayTensor,
+    weights: [(NdArrayTensor, NdArrayTensor); N],
+    specs: [TernarySpec; N],
+) -> [NdArrayTensor; N] {
+    let (dtype, x) = (x.dtype(), floats(x));
+    let words = weights.each_ref().map(|(codes, _)| u32s(codes));
+    let scales = weights.each_ref().map(|(_, scale)| f32s(scale));
+    let views: [_; N] = std::array::from_fn(|n| slices::Weight {
+        codes: &words[n],
+        scale: &scales[n],
+        d_out: weights[n].0.shape()[0],
+        spec: specs[n],
+    });
+    let shapes = weights
+        .each_ref()
+        .map(|(codes, _)| forward_shape(&x.shape(), &codes.shape()));
+    let mut outputs = slices::ternary_linears(&f32s(&x), &views)
+        .into_iter()
+        .zip(shapes);
+    std::array::from_fn(|_| {
+        let (y, shape) = outputs.next().expect("one for each weight");
+        tensor(y, &shape, dtype)
+    })
+}
+
 /// The f32 values of a float tensor; a copy only if it holds f64.
 pub(super) fn floats(x: NdArrayTensor) -> NdArrayTensor {
     if x.dtype() == DType::F32 {
@@ -124,6 +178,21 @@ pub(super) fn slice<E: Clone>(view: ArrayView<'_, E, IxDyn>) -> Cow<'_, [E]> {
         Some(values) => Cow::Borrowed(values),
         None => Cow::Owned(view.iter().cloned().collect()),
     }
+}
+
+pub(super) fn f32s_mut(tensor: &mut NdArrayTensor) -> &mut [f32] {
+    match tensor {
+        NdArrayTensor::F32(scales) => slice_mut(scales.ensure_owned()),
+        other => panic!("scales of a cache are f32, found {:?}", other.dtype()),
+    }
+}
+
+/// The elements in row order, copied first if something else holds them too or they lie otherwise.
+pub(super) fn slice_mut<E: Clone>(array: &mut ArcArray<E, IxDyn>) -> &mut [E] {
+    if !array.is_standard_layout() {
+        *array = array.as_standard_layout().into_owned().into_shared();
+    }
+    array.as_slice_mut().expect("in standard layout")
 }
 
 pub(super) fn array<E: Clone>(values: Vec<E>, shape: &Shape) -> ArcArray<E, IxDyn> {

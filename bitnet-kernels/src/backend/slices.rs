@@ -4,6 +4,14 @@ use crate::packing::words;
 use crate::quantize::{WeightQuantizer, ternarize_unchecked};
 use crate::{ActivationQuantizer, Granularity, TableSpec, TableView, TernarySpec, cpu};
 
+/// A packed weight.
+pub(super) struct Weight<'a> {
+    pub(super) codes: &'a [u32],
+    pub(super) scale: &'a [f32],
+    pub(super) d_out: usize,
+    pub(super) spec: TernarySpec,
+}
+
 /// `y [rows, d_out]`.
 pub(super) fn ternary_linear(
     x: &[f32],
@@ -12,23 +20,47 @@ pub(super) fn ternary_linear(
     d_out: usize,
     spec: TernarySpec,
 ) -> Vec<f32> {
-    let TernarySpec {
-        d_in,
-        granularity,
-        activations,
-    } = spec;
-    let mut y = vec![0.0; x.len() / d_in * d_out];
-    match activations {
-        ActivationQuantizer::Int8 => {
-            let kernel = cpu::kernel();
-            let x = cpu::Activations::quantize(kernel, x, d_in);
-            cpu::ternary_linear(kernel, &x, codes, d_out, granularity, scale, &mut y);
-        }
-        ActivationQuantizer::None => {
-            cpu::ternary_linear_float(x, codes, d_out, d_in, granularity, scale, &mut y)
-        }
-    }
+    let weight = Weight {
+        codes,
+        scale,
+        d_out,
+        spec,
+    };
+    let [y] = ternary_linears(x, &[weight]);
     y
+}
+
+/// One input with several weights of one width: it is quantized once.
+pub(super) fn ternary_linears<const N: usize>(
+    x: &[f32],
+    weights: &[Weight<'_>; N],
+) -> [Vec<f32>; N] {
+    let kernel = cpu::kernel();
+    let mut quantized = None;
+    let product = |weight: &Weight<'_>| {
+        let Weight {
+            codes,
+            scale,
+            d_out,
+            spec,
+        } = *weight;
+        let mut y = vec![0.0; x.len() / spec.d_in * d_out];
+        match spec.activations {
+            ActivationQuantizer::Int8 => {
+                let x = quantized
+                    .get_or_insert_with(|| cpu::Activations::quantize(kernel, x, spec.d_in));
+                cpu::ternary_linear(kernel, x, codes, d_out, spec.granularity, scale, &mut y);
+            }
+            ActivationQuantizer::None => {
+                let TernarySpec {
+                    d_in, granularity, ..
+                } = spec;
+                cpu::ternary_linear_float(x, codes, d_out, d_in, granularity, scale, &mut y)
+            }
+        }
+        y
+    };
+    weights.each_ref().map(product)
 }
 
 /// `dx [rows, d_in]`.

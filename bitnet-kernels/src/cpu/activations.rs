@@ -2,8 +2,10 @@
 //!
 //! Per row: amax = max|x|, s = 127 / max(amax, 1e-5), q = clamp(round(x·s), -128, 127), ties to even, in f32 and in this
 //! order of operations (arXiv 2402.17764, section 2; `reference::quantize_row` says the same in plain words).
-//! A row is padded with zeros to whole blocks of the kernel, so that any code that stands beside them adds nothing.
+//! A row is padded with zeros to whole blocks of the kernel, so that any code that stands beside them adds nothing. Rows
+//! for panels stay in their natural order, which is that of a kernel with one lane.
 
+use super::simd::compiled;
 use super::{Kernel, MAX_LANES, threads};
 use crate::packing::words::{CODES_PER_WORD, words_per_row};
 
@@ -46,7 +48,7 @@ impl Activations {
             let scale = row_scale(row);
             // Only finite rows may reach the conversion; the others keep their zeros.
             let sum = if scale.is_normal() {
-                interleave(row, lanes, packed, |value| quantize(value, scale))
+                arrange(row, lanes, packed, |value| quantize(value, scale))
             } else {
                 0
             };
@@ -73,7 +75,7 @@ impl Activations {
         Self::build(kernel, q.len(), d_in, |row, lanes, packed| {
             (
                 scale[row],
-                interleave(&q[row * d_in..][..d_in], lanes, packed, |value| value),
+                arrange(&q[row * d_in..][..d_in], lanes, packed, |value| value),
             )
         })
     }
@@ -103,11 +105,15 @@ impl Activations {
         &self.values[self.start + row * self.stride..][..self.stride]
     }
 
+    /// Whether rows are in their natural order, for panels.
+    pub(super) fn is_natural(&self) -> bool {
+        self.lanes == 1
+    }
+
     /// Panics unless these rows were made for `kernel`.
     pub(super) fn check(&self, kernel: &dyn Kernel) {
-        assert_eq!(
-            self.lanes,
-            kernel.lanes(),
+        assert!(
+            self.is_natural() || self.lanes == kernel.lanes(),
             "activations are in another kernel's order"
         );
     }
@@ -123,7 +129,12 @@ impl Activations {
             d_in > 0 && len.is_multiple_of(d_in),
             "{len} activations are no rows of {d_in}"
         );
-        let (rows, lanes) = (len / d_in, kernel.lanes());
+        let rows = len / d_in;
+        let lanes = if rows < kernel.panel_from() {
+            kernel.lanes()
+        } else {
+            1
+        };
         let stride = words_per_row(d_in).next_multiple_of(lanes) * CODES_PER_WORD;
         let mut values = vec![0; rows * stride + ALIGN];
         let start = values.as_ptr().align_offset(ALIGN).min(ALIGN);
@@ -140,7 +151,7 @@ impl Activations {
             for (index, (values, (scale, sum))) in
                 values.chunks_exact_mut(stride).zip(results).enumerate()
             {
-                (*scale, *sum) = fill(job * share + index, lanes, values);
+                (*scale, *sum) = compiled(kernel, || fill(job * share + index, lanes, values));
             }
         });
         Self {
@@ -156,6 +167,7 @@ impl Activations {
 }
 
 /// 127 / max(max|x|, 1e-5); NaN if the row holds NaN, else 0 if it holds infinity.
+#[inline(always)]
 fn row_scale(row: &[f32]) -> f32 {
     // Without their sign, floats order like their bits, infinity above all numbers and NaN above infinity.
     let amax = row.iter().fold(0, |amax: u32, value| {
@@ -170,11 +182,25 @@ fn row_scale(row: &[f32]) -> f32 {
 }
 
 /// Clamps first and rounds then, which is the same since both bounds are integers.
+#[inline(always)]
 fn quantize(value: f32, scale: f32) -> i8 {
     ((value * scale).clamp(-128.0, 127.0) + ROUND).to_bits() as i8
 }
 
+/// Writes a row in the order for kernels of `lanes`, and returns its sum.
+#[inline(always)]
+fn arrange<T: Copy>(row: &[T], lanes: usize, packed: &mut [i8], convert: impl Fn(T) -> i8) -> i32 {
+    if lanes > 1 {
+        return interleave(row, lanes, packed, convert);
+    }
+    for (q, &value) in packed.iter_mut().zip(row) {
+        *q = convert(value);
+    }
+    packed.iter().map(|&q| i32::from(q)).sum()
+}
+
 /// Writes a row in blocks of `[plane][lane][4]` columns, and returns its sum.
+#[inline(always)]
 fn interleave<T: Copy>(
     row: &[T],
     lanes: usize,

@@ -7,10 +7,14 @@
 mod activations;
 mod attention;
 mod float;
+mod panels;
+mod pool;
 mod scalar;
+mod simd;
 mod table;
 mod threads;
 mod tiles;
+mod vectors;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -26,9 +30,11 @@ use crate::packing::words::CODES_PER_WORD;
 pub use activations::Activations;
 pub use attention::{CacheSlices, cached_attention};
 pub use float::{ternary_linear_dx, ternary_linear_float};
+pub use panels::PanelKernel;
 pub use table::{TABLE_BLOCK, TableBlocks, TableKernel, table_linear, table_rows};
 pub use threads::{set_threads, threads};
 pub use tiles::{ternary_linear, ternary_sums};
+pub use vectors::{gated, rms_norm, rotate};
 
 /// Weight rows that a kernel multiplies at a time: four accumulators for each load of the activations.
 pub const ROWS: usize = 4;
@@ -37,12 +43,12 @@ pub const MAX_LANES: usize = 16;
 /// Names the kernel to use instead of the best one.
 pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
 
-/// The inner loops of one instruction set, those of [`TableKernel`] among them.
+/// The inner loops of one instruction set, those of [`TableKernel`] and [`PanelKernel`] among them.
 ///
 /// Activations come in blocks of `16 · lanes` columns, in the order that a shifted and masked vector of words has:
 /// `block[plane][lane][j] = column 16·lane + 4·plane + j`, so that `(words >> 2·plane) & CODE_MASK` meets its
 /// activations byte by byte. Sums are of *codes* 0, 1, 2; the caller subtracts the sum of the activations.
-pub trait Kernel: TableKernel + Sync + Debug {
+pub trait Kernel: TableKernel + PanelKernel + Sync + Debug {
     /// `{arch}-{isa}`, as in logs and in `BITNET_KERNEL`.
     fn name(&self) -> &'static str;
 

@@ -1,17 +1,20 @@
-//! How many tasks a product is split into, and the one place that runs them.
+//! How many tasks a product is split into, and how an output is shared out among them.
 //!
-//! Tasks go to rayon's current pool, the one Burn's Flex uses, and the caller works on the first of them itself: one
-//! wake-up less per product, which counts when a product takes 50 µs. Results do not depend on the number of tasks.
+//! Tasks run on the threads of [`pool`]. Results do not depend on the number of tasks.
 
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use super::pool;
 
 /// Limits the tasks of a product.
 const THREADS_VARIABLE: &str = "BITNET_THREADS";
-/// Multiply-adds of the smallest task, 5 to 15 µs of one core; to wake another takes as long. A row times 640 x 2560 is
-/// faster on one core, a row times 2560 x 2560 on two.
-const WORK_PER_TASK: usize = 1 << 21;
+/// Multiply-adds of the smallest task, 2 to 4 µs of one core; a spinning thread begins after less than one.
+const WORK_PER_TASK: usize = 1 << 19;
+
+/// Most parts for each task.
+const SHARES: usize = 4;
 
 /// What [`set_threads`] was given; 0 if nothing.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -46,6 +49,18 @@ fn variable() -> Option<usize> {
     count
 }
 
+/// Parts of equal size worth making for this many multiply-adds: several for each task where they are large, so that a
+/// thread that was interrupted leaves its rest to the others.
+pub(super) fn shares(work: usize) -> usize {
+    let tasks = tasks(work);
+    let spare = work / WORK_PER_TASK / tasks;
+    if tasks == 1 {
+        1
+    } else {
+        tasks * spare.min(SHARES)
+    }
+}
+
 /// Tasks worth making for this many multiply-adds.
 pub(super) fn tasks(work: usize) -> usize {
     threads().min(work / WORK_PER_TASK).max(1)
@@ -60,7 +75,7 @@ pub(super) fn split<T: Send>(
     work: usize,
     body: impl Fn(Range<usize>, Vec<&mut [T]>) + Sync,
 ) {
-    let share = width.div_ceil(tasks(work)).next_multiple_of(unit);
+    let share = width.div_ceil(shares(work)).next_multiple_of(unit);
     let rows = out.len() / width;
     let mut jobs: Vec<_> = (0..width)
         .step_by(share)
@@ -74,19 +89,15 @@ pub(super) fn split<T: Send>(
     run(jobs, |(range, parts)| body(range, parts));
 }
 
-/// Runs every job, the first on the calling thread.
+/// Runs every job, on the calling thread and on others if there is more than one job.
 pub(super) fn run<J: Send>(jobs: Vec<J>, body: impl Fn(J) + Sync) {
-    let mut jobs = jobs.into_iter();
-    let Some(first) = jobs.next() else { return };
-    if jobs.len() == 0 {
-        return body(first);
+    if jobs.len() <= 1 {
+        return jobs.into_iter().for_each(body);
     }
-    let body = &body;
-    rayon::in_place_scope(|scope| {
-        for job in jobs {
-            scope.spawn(move |_| body(job));
-        }
-        body(first);
+    let jobs: Vec<_> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
+    pool::run(jobs.len(), threads(), &|number| {
+        let job = jobs[number].lock().ok().and_then(|mut job| job.take());
+        body(job.expect("each job is taken once"));
     });
 }
 

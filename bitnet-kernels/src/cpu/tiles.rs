@@ -1,4 +1,4 @@
-//! Tiles, tails and the epilogue of ternary products, once for all kernels.
+//! Tiles, tails and the epilogue of ternary products, once for all kernels; many tokens go to `panels`.
 //!
 //! The order of loops: weight rows in blocks that stay in the second-level cache, in each block a few tokens that stay in
 //! the first-level one, for these the rows of the block, four at a time. With one token this streams the weights once
@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::simd::compiled;
 use super::{Activations, Kernel, MAX_LANES, ROWS, threads};
 use crate::Granularity;
 use crate::packing::words::{CODES_PER_WORD, ZERO_WORD, words_per_row};
@@ -37,7 +38,7 @@ pub fn ternary_sums(
 ) {
     let product = Product::new(kernel, activations, words, d_out);
     product.split(out, |rows, mut out| {
-        product.plain(rows.clone(), |n, t, sums| {
+        product.plain_sums(rows.clone(), |n, t, sums| {
             let sum = activations.sum()[t];
             for (out, codes) in out[t][n - rows.start..].iter_mut().zip(sums) {
                 *out = codes - sum;
@@ -72,17 +73,22 @@ pub fn ternary_linear(
     let s = activations.scale();
     match granularity {
         Granularity::Tensor | Granularity::Row => product.split(out, |rows, mut out| {
-            product.plain(rows.clone(), |n, t, sums| {
+            product.plain_sums(rows.clone(), |n, t, sums| {
                 let (sum, s) = (activations.sum()[t], s[t]);
-                let weights = match granularity {
-                    Granularity::Row => std::array::from_fn(|r| scale[(n + r).min(d_out - 1)]),
-                    _ => [scale[0]; ROWS],
-                };
-                let y: [f32; ROWS] =
-                    std::array::from_fn(|r| (sums[r] - sum) as f32 / s * weights[r]);
-                let out = &mut out[t][n - rows.start..];
-                let len = out.len().min(ROWS);
-                out[..len].copy_from_slice(&y[..len]);
+                let finished = |sum_of_codes: &i32| (sum_of_codes - sum) as f32 / s;
+                let out = out[t][n - rows.start..].iter_mut().zip(sums);
+                compiled(kernel, || match granularity {
+                    Granularity::Row => {
+                        for ((out, sums), scale) in out.zip(&scale[n..]) {
+                            *out = finished(sums) * scale;
+                        }
+                    }
+                    _ => {
+                        for (out, sums) in out {
+                            *out = finished(sums) * scale[0];
+                        }
+                    }
+                });
             });
         }),
         Granularity::Group(size) => {
@@ -97,10 +103,9 @@ pub fn ternary_linear(
                 "a group is a whole number of pairs of words"
             );
             product.split(out, |rows, mut out| {
-                product.grouped(rows.clone(), &groups, |n, t, totals| {
-                    for (out, total) in out[t][n - rows.start..].iter_mut().zip(totals) {
-                        *out = total / s[t];
-                    }
+                product.grouped_sums(rows.clone(), &groups, |n, t, totals| {
+                    let out = out[t][n - rows.start..].iter_mut().zip(totals);
+                    compiled(kernel, || out.for_each(|(out, total)| *out = total / s[t]));
                 });
             });
         }
@@ -108,10 +113,10 @@ pub fn ternary_linear(
 }
 
 /// The group scales of a weight.
-struct Groups<'a> {
-    pairs: usize, // pairs of words in a group
-    count: usize, // groups in a row
-    scale: &'a [f32],
+pub(super) struct Groups<'a> {
+    pub(super) pairs: usize, // pairs of words in a group
+    pub(super) count: usize, // groups in a row
+    pub(super) scale: &'a [f32],
 }
 
 impl Groups<'_> {
@@ -155,12 +160,12 @@ impl Groups<'_> {
 }
 
 /// The operands of one product, with the lengths proven.
-struct Product<'a> {
-    kernel: &'a dyn Kernel,
-    activations: &'a Activations,
-    words: &'a [u32],
-    width: usize,
-    d_out: usize,
+pub(super) struct Product<'a> {
+    pub(super) kernel: &'a dyn Kernel,
+    pub(super) activations: &'a Activations,
+    pub(super) words: &'a [u32],
+    pub(super) width: usize,
+    pub(super) d_out: usize,
 }
 
 impl<'a> Product<'a> {
@@ -198,7 +203,12 @@ impl<'a> Product<'a> {
             return;
         }
         let work = out.len() * self.activations.d_in();
-        threads::split(out, self.d_out, ROWS, work, body);
+        let unit = if self.activations.is_natural() {
+            self.kernel.panel_rows()
+        } else {
+            ROWS
+        };
+        threads::split(out, self.d_out, unit, work, body);
     }
 
     /// Walks over blocks of weight rows and, in each, over tiles of tokens.
@@ -219,8 +229,31 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Calls `emit` with the sums of codes of weight rows n..n+4 and token t. Rows beyond `rows` repeat the last one.
-    fn plain(&self, rows: Range<usize>, mut emit: impl FnMut(usize, usize, &[i32; ROWS])) {
+    /// Calls `emit` with the sums of codes of some weight rows from n on and token t, the last perhaps repeated.
+    fn plain_sums(&self, rows: Range<usize>, emit: impl FnMut(usize, usize, &[i32])) {
+        if self.activations.is_natural() {
+            self.plain_panels(rows, emit);
+        } else {
+            self.plain(rows, emit);
+        }
+    }
+
+    /// Calls `emit` with Σ acc_g · w_g of some weight rows from n on and token t, the last perhaps repeated.
+    fn grouped_sums(
+        &self,
+        rows: Range<usize>,
+        groups: &Groups<'_>,
+        emit: impl FnMut(usize, usize, &[f32]),
+    ) {
+        if self.activations.is_natural() {
+            self.grouped_panels(rows, groups, emit);
+        } else {
+            self.grouped(rows, groups, emit);
+        }
+    }
+
+    /// In fours of rows.
+    fn plain(&self, rows: Range<usize>, mut emit: impl FnMut(usize, usize, &[i32])) {
         let mut sums = Vec::new();
         self.tiles(rows, self.kernel.tokens(), |rows, tokens| {
             sums.clear();
@@ -308,12 +341,12 @@ impl<'a> Product<'a> {
         })
     }
 
-    /// Calls `emit` with Σ acc_g · w_g of weight rows n..n+4 and token t. Rows beyond `rows` repeat the last one.
+    /// In fours of rows.
     fn grouped(
         &self,
         rows: Range<usize>,
         groups: &Groups<'_>,
-        mut emit: impl FnMut(usize, usize, [f32; ROWS]),
+        mut emit: impl FnMut(usize, usize, &[f32]),
     ) {
         let (kernel, count) = (self.kernel, groups.count);
         let stride = self.width.next_multiple_of(kernel.lanes()) / 2;
@@ -354,7 +387,7 @@ impl<'a> Product<'a> {
                     .chunks_exact(stride)
                     .zip(corrections.chunks_exact(count));
                 for (t, (pairs, corrections)) in tokens.clone().zip(operands) {
-                    emit(n, t, groups.totals(pairs, corrections, &scales));
+                    emit(n, t, &groups.totals(pairs, corrections, &scales));
                 }
             }
         });

@@ -16,6 +16,7 @@ pub mod attention;
 pub mod defaults;
 pub(crate) mod table;
 mod tensor;
+pub(crate) mod vector;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -59,6 +60,42 @@ pub trait TernaryOps: Backend {
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
         defaults::ternary_linear::<Self>(x, codes, scale, spec)
+    }
+
+    /// [`ternary_linear`](Self::ternary_linear) of one input with two weights of the same width.
+    #[fusion(default)]
+    fn ternary_linear_pair(
+        x: FloatTensor<Self>,
+        codes_a: IntTensor<Self>,
+        scale_a: FloatTensor<Self>,
+        codes_b: IntTensor<Self>,
+        scale_b: FloatTensor<Self>,
+        specs: [TernarySpec; 2],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        (
+            Self::ternary_linear(x.clone(), codes_a, scale_a, specs[0]),
+            Self::ternary_linear(x, codes_b, scale_b, specs[1]),
+        )
+    }
+
+    /// [`ternary_linear`](Self::ternary_linear) of one input with three weights of the same width.
+    #[fusion(default)]
+    #[allow(clippy::too_many_arguments, reason = "one tensor each")]
+    fn ternary_linear_triple(
+        x: FloatTensor<Self>,
+        codes_a: IntTensor<Self>,
+        scale_a: FloatTensor<Self>,
+        codes_b: IntTensor<Self>,
+        scale_b: FloatTensor<Self>,
+        codes_c: IntTensor<Self>,
+        scale_c: FloatTensor<Self>,
+        specs: [TernarySpec; 3],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        (
+            Self::ternary_linear(x.clone(), codes_a, scale_a, specs[0]),
+            Self::ternary_linear(x.clone(), codes_b, scale_b, specs[1]),
+            Self::ternary_linear(x, codes_c, scale_c, specs[2]),
+        )
     }
 
     /// `dx = dy · (scale·T)`: `dy [.., d_out]` to `dx [.., d_in]`, in the dtype of `dy`.
@@ -159,6 +196,69 @@ pub fn ternary_linear<const D: usize>(
         scale.into_dispatch(),
         spec,
     ))
+}
+
+/// [`ternary_linear`] of one input with two weights, whose outputs are the same numbers. On a CPU the input is quantized
+/// once.
+///
+/// # Shapes
+///
+/// - x: `[.., d_in]`
+/// - outputs: `[.., d_out]` of each weight, in the dtype of `x`
+///
+/// # Panics
+///
+/// Panics if the last dimension of `x` is not the `d_in` of both weights.
+pub fn ternary_linear_pair<const D: usize>(
+    x: Tensor<D>,
+    weights: [TernaryTensor; 2],
+    activations: ActivationQuantizer,
+) -> [Tensor<D>; 2] {
+    let specs = specs(&x.shape(), &weights, activations);
+    let [(codes_a, scale_a), (codes_b, scale_b)] = weights.map(dispatched);
+    let x = x.into_dispatch();
+    let (a, b) = Dispatch::ternary_linear_pair(x, codes_a, scale_a, codes_b, scale_b, specs);
+    [a, b].map(Tensor::from_dispatch)
+}
+
+/// [`ternary_linear_pair`] with three weights.
+///
+/// # Panics
+///
+/// Panics if the last dimension of `x` is not the `d_in` of all weights.
+pub fn ternary_linear_triple<const D: usize>(
+    x: Tensor<D>,
+    weights: [TernaryTensor; 3],
+    activations: ActivationQuantizer,
+) -> [Tensor<D>; 3] {
+    let specs = specs(&x.shape(), &weights, activations);
+    let [(codes_a, scale_a), (codes_b, scale_b), (codes_c, scale_c)] = weights.map(dispatched);
+    let (a, b, c) = Dispatch::ternary_linear_triple(
+        x.into_dispatch(),
+        codes_a,
+        scale_a,
+        codes_b,
+        scale_b,
+        codes_c,
+        scale_c,
+        specs,
+    );
+    [a, b, c].map(Tensor::from_dispatch)
+}
+
+fn specs<const N: usize>(
+    x: &Shape,
+    weights: &[TernaryTensor; N],
+    activations: ActivationQuantizer,
+) -> [TernarySpec; N] {
+    let specs = weights.each_ref().map(|weight| weight.spec(activations));
+    specs.iter().for_each(|spec| check_last("x", x, spec.d_in));
+    specs
+}
+
+fn dispatched(weight: TernaryTensor) -> (IntTensor<Dispatch>, FloatTensor<Dispatch>) {
+    let (codes, scale) = weight.into_parts();
+    (codes.into_dispatch(), scale.into_dispatch())
 }
 
 /// The same product with a latent (float) weight that is quantized in each call and trained through the

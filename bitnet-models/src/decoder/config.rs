@@ -7,17 +7,10 @@ use bitnet_kernels::{ActivationQuantizer, Granularity};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use bitnet_kernels::Activation;
+
 use crate::layers::RopeConfig;
 use crate::weights::{ConfigMap, Role, Slot};
-
-/// The nonlinearity of the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Activation {
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// `max(x, 0)²`. Overflows f16 on real weights; here it is always f32.
-    Relu2,
-}
 
 /// What becomes of projection weights that a checkpoint holds as floats.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -28,7 +28,7 @@ pub struct LoadOptions {
     pub overrides: Overrides,
 }
 
-/// For inference: int8 tables (measured effect: see the documentation of the command line), packed projections.
+/// For inference: int8 tables (what that changes is measured in `docs/accuracy.md`), packed projections.
 impl Default for LoadOptions {
     fn default() -> Self {
         Self {

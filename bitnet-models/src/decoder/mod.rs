@@ -159,6 +159,19 @@ impl Decoder {
         Ok(rms_norm(&self.model.norm, h))
     }
 
+    /// Proves that there is an output head.
+    pub(crate) fn check_head(&self) -> Result<(), ModelError> {
+        if self.config.has_head {
+            return Ok(());
+        }
+        Err(ModelError::Request {
+            what: "model",
+            found: format!("`{}` without an output head", self.config.architecture),
+            expected: "one that predicts tokens".into(),
+            way_out: "It makes embeddings. Use another model for text".into(),
+        })
+    }
+
     /// The output head on hidden states.
     ///
     /// # Shapes

@@ -2,6 +2,7 @@
 //! text that the ids have become.
 
 mod beam;
+mod likelihood;
 mod sampler;
 mod score;
 mod search;
@@ -11,8 +12,9 @@ mod stop_strings;
 mod tokens;
 
 pub use beam::{BeamConfig, BeamSearch, Continuation, EarlyStopping, Hypothesis};
+pub use likelihood::{Likelihood, Windows};
 pub use sampler::{Candidate, Choice, Sampler, SamplingConfig};
-pub use score::{Score, embed, score};
+pub use score::{Score, embed, score, score_from};
 pub use search::beam_search;
 pub use session::{ContextOptions, Session};
 pub use stop::{StopConditions, StopReason};

@@ -23,26 +23,42 @@ pub struct Score {
 ///
 /// # Errors
 ///
-/// Fewer than two tokens, [`ModelError::ContextOverflow`], ids outside the vocabulary.
+/// Fewer than two tokens, [`ModelError::ContextOverflow`], ids outside the vocabulary, a model without an output head.
 pub fn score(
     decoder: &Decoder,
     ids: &[u32],
     options: ContextOptions,
 ) -> Result<Vec<Score>, ModelError> {
-    if ids.len() < 2 {
+    score_from(decoder, ids, 1, options)
+}
+
+/// Scores the tokens of `ids` from place `first` on; those before are context, for which no logits are computed.
+///
+/// # Errors
+///
+/// No such token, or the very first one; as [`score`] otherwise.
+pub fn score_from(
+    decoder: &Decoder,
+    ids: &[u32],
+    first: usize,
+    options: ContextOptions,
+) -> Result<Vec<Score>, ModelError> {
+    if !(1..ids.len()).contains(&first) {
         return Err(ModelError::Request {
             what: "text to score",
-            found: format!("{} tokens", ids.len()),
-            expected: "at least 2".into(),
+            found: format!("{} tokens, to be scored from token {first} on", ids.len()),
+            expected: "at least one token, and one before it".into(),
             way_out: "The first token has nothing before it. Give more text".into(),
         });
     }
+    decoder.check_head()?;
     let mut session = Session::new(decoder, 1, options)?;
-    let mut scores = Vec::with_capacity(ids.len() - 1);
+    let mut scores = Vec::with_capacity(ids.len() - first);
     let predicting = &ids[..ids.len() - 1];
     session.feed_each(&[predicting], |at, hidden, lengths| {
         let hidden: Tensor<2> = hidden.squeeze_dim(0);
-        for begin in (0..lengths[0]).step_by(HEAD_ROWS) {
+        // The state at `i` predicts the token at `i + 1`.
+        for begin in ((first - 1).saturating_sub(at)..lengths[0]).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(lengths[0] - begin);
             let logits = decoder.logits(hidden.clone().narrow(0, begin, rows));
             let next = &ids[at + begin + 1..][..rows];

@@ -12,7 +12,7 @@ use crate::decoder::Decoder;
 ///
 /// # Errors
 ///
-/// Settings that make no sense, an empty prompt, [`ModelError::ContextOverflow`].
+/// Settings that make no sense, an empty prompt, a model without an output head, [`ModelError::ContextOverflow`].
 pub fn beam_search(
     decoder: &Decoder,
     prompt: &[u32],
@@ -21,6 +21,7 @@ pub fn beam_search(
     stop: &StopConditions,
     context: ContextOptions,
 ) -> Result<Vec<Hypothesis>, ModelError> {
+    decoder.check_head()?;
     let vocab = decoder.config().vocab_size;
     let mut search = BeamSearch::new(beams, sampling, stop, vocab, prompt)?;
     // One row is fed the prompt; then the others become its copies. Rows without a live beam are fed nothing.

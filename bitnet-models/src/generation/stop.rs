@@ -27,6 +27,8 @@ pub enum StopReason {
     TimeLimit,
     /// A stop string has appeared in the text.
     StopString,
+    /// Whoever reads it wants no more.
+    Interrupted,
 }
 
 impl StopConditions {

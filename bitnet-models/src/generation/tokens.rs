@@ -82,7 +82,7 @@ impl<'s, 'm> Generation<'s, 'm> {
     ///
     /// # Errors
     ///
-    /// Settings that make no sense, an empty prompt.
+    /// Settings that make no sense, an empty prompt, a model without an output head.
     ///
     /// # Panics
     ///
@@ -98,6 +98,7 @@ impl<'s, 'm> Generation<'s, 'm> {
             session.batch(),
             "a prompt for each row of the session"
         );
+        session.decoder().check_head()?;
         let vocab = session.decoder().config().vocab_size;
         let sampler = Sampler::new(sampling, vocab)?.with_eos(&stop.eos);
         let mut timings = Timings::default();

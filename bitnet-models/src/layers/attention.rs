@@ -60,9 +60,10 @@ impl Attention {
             Some(norm) => rms_norm(norm, x),
             None => x,
         };
-        let q = normed(&self.q_norm, self.heads(self.q_proj.forward(x.clone())));
-        let k = normed(&self.k_norm, self.heads(self.k_proj.forward(x.clone())));
-        let v = self.heads(self.v_proj.forward(x));
+        let [q, k, v] = BitLinear::forward_triple([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        let q = normed(&self.q_norm, self.heads(q));
+        let k = normed(&self.k_norm, self.heads(k));
+        let v = self.heads(v);
         let (q, k) = (rotation.apply(q), rotation.apply(k));
         let scale = (self.head_dim as f64).powf(-0.5);
 

@@ -11,7 +11,7 @@ use bitnet_kernels::packing::words::{ZERO_WORD, words_per_row};
 use bitnet_kernels::quantize::fake_quantize;
 use bitnet_kernels::{
     ActivationQuantizer, Granularity, TernaryTensor, WeightQuantizer, ternarize, ternary_linear,
-    ternary_linear_latent,
+    ternary_linear_latent, ternary_linear_pair, ternary_linear_triple,
 };
 use burn::config::Config;
 use burn::module::{
@@ -303,6 +303,41 @@ impl BitLinear {
             None => y,
         };
         y.cast(dtype)
+    }
+
+    /// Applies two layers to one input: the outputs of [`forward`](Self::forward). On a CPU, packed layers without norms of
+    /// their own quantize the input once.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the last axis of `x` is not the `d_in` of both layers.
+    pub fn forward_pair<const D: usize>(layers: [&Self; 2], x: Tensor<D>) -> [Tensor<D>; 2] {
+        match Self::share_input(&layers) {
+            true => ternary_linear_pair(x, layers.map(Self::weight), layers[0].activations),
+            false => layers.map(|layer| layer.forward(x.clone())),
+        }
+    }
+
+    /// [`forward_pair`](Self::forward_pair) of three layers.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the last axis of `x` is not the `d_in` of all layers.
+    pub fn forward_triple<const D: usize>(layers: [&Self; 3], x: Tensor<D>) -> [Tensor<D>; 3] {
+        match Self::share_input(&layers) {
+            true => ternary_linear_triple(x, layers.map(Self::weight), layers[0].activations),
+            false => layers.map(|layer| layer.forward(x.clone())),
+        }
+    }
+
+    /// Whether nothing but packed weights differs.
+    fn share_input(layers: &[&Self]) -> bool {
+        layers.iter().all(|layer| {
+            layer.is_packed()
+                && layer.norm.is_none()
+                && layer.bias.is_none()
+                && layer.activations == layers[0].activations
+        })
     }
 
     /// Sets how far a latent layer is quantized: 0 is an ordinary linear layer, at its cost, in the weight's own dtype; 1

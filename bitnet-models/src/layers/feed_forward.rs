@@ -1,12 +1,11 @@
 //! The gated feed-forward block: `down(norm(act(gate(x)) · up(x)))`.
 
+use bitnet_kernels::{Activation, gated};
 use burn::module::Module;
 use burn::nn::RmsNorm;
 use burn::tensor::Tensor;
-use burn::tensor::activation::{relu, silu};
 
 use super::{BitLinear, rms_norm};
-use crate::decoder::Activation;
 
 /// Feed-forward block of a decoder layer.
 #[derive(Module, Debug)]
@@ -32,12 +31,8 @@ impl FeedForward {
     /// - x: `[batch, seq_len, hidden_size]`, normed
     /// - output: the same
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x.clone());
-        let gate = match self.activation {
-            Activation::Silu => silu(gate),
-            Activation::Relu2 => relu(gate).square(),
-        };
-        let gated = gate * self.up_proj.forward(x);
+        let [gate, up] = BitLinear::forward_pair([&self.gate_proj, &self.up_proj], x);
+        let gated = gated(gate, up, self.activation);
         let gated = match &self.ffn_sub_norm {
             Some(norm) => rms_norm(norm, gated),
             None => gated,

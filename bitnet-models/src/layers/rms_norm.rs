@@ -4,7 +4,7 @@
 //! decides on which side of a rounding boundary an 8-bit activation falls.
 
 use burn::nn::RmsNorm;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 /// Applies `norm` along the last dimension; the output has the dtype of `x`.
 ///
@@ -13,10 +13,5 @@ use burn::tensor::{DType, Tensor};
 /// - x: `[.., d_model]`
 /// - output: `[.., d_model]`
 pub fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
-    let dtype = x.dtype();
-    let x = x.cast(DType::F32);
-    let mean = x.clone().square().mean_dim(D - 1);
-    let inverse = (mean + norm.epsilon).sqrt().recip();
-    let gamma = norm.gamma.val().cast(DType::F32);
-    (x * inverse * gamma.unsqueeze()).cast(dtype)
+    bitnet_kernels::rms_norm(x, norm.gamma.val(), norm.epsilon)
 }

@@ -7,6 +7,7 @@
 
 use std::f64::consts::PI;
 
+use bitnet_kernels::rotate;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -169,12 +170,7 @@ impl Rotation {
     /// - x: `[batch, heads, seq_len, head_dim]`
     /// - output: the same
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let first = a.clone() * cos.clone() - b.clone() * sin.clone();
-        let second = b * cos + a * sin;
-        Tensor::cat(vec![first, second], 3)
+        rotate(x, self.cos.clone(), self.sin.clone())
     }
 }
 

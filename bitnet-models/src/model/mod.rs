@@ -10,6 +10,7 @@
 //! ```
 
 mod options;
+mod scores;
 mod sources;
 mod text;
 
@@ -25,9 +26,9 @@ pub use text::{Text, TextStream};
 use crate::ModelError;
 use crate::chat::{ChatTemplate, Message};
 use crate::decoder::{Decoder, LoadOptions};
-use crate::generation::{ContextOptions, Generation, SamplingConfig, Score, Session, embed, score};
+use crate::generation::{Generation, SamplingConfig, Session};
 use crate::tokenizer::{Special, Tokenizer};
-use crate::weights::{Checkpoint, ConfigMap, ConfigReader};
+use crate::weights::{Checkpoint, ConfigMap, ConfigReader, Random};
 use crate::{architectures, weights};
 
 /// A language model, ready to write.
@@ -65,6 +66,17 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let checkpoint = weights::open(path.as_ref())?;
         Self::from_checkpoint(&*checkpoint, device, options, loaded)
+    }
+
+    /// Random weights of a named size (`tiny`, `2b4t`, …), made on the spot: for first steps and measurements. What it
+    /// writes has no sense; `tiny` alone has a tokenizer, of bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Request`] with the names there are.
+    pub fn random(size: &str, device: &Device) -> Result<Self, ModelError> {
+        let checkpoint = Random::new(size, 0)?;
+        Self::from_checkpoint(&checkpoint, device, &LoadOptions::default(), &mut |_, _| ())
     }
 
     /// Loads from an opened checkpoint.
@@ -267,43 +279,5 @@ impl Model {
         let ids = self.encode_chat(messages)?;
         let mut session = self.session(1, ids.len(), options)?;
         self.stream(&mut session, &ids, options)?.collect()
-    }
-
-    /// What the model says of each token of a text but the first.
-    ///
-    /// # Errors
-    ///
-    /// A text of fewer than two tokens, or longer than the context.
-    pub fn score(&self, ids: &[u32]) -> Result<Vec<Score>, ModelError> {
-        let context = self.whole(ids.len())?;
-        score(&self.decoder, ids, context)
-    }
-
-    /// Unit vectors for texts: the hidden state of the last token, as the BitNet embedding models are used.
-    ///
-    /// # Errors
-    ///
-    /// An empty text, or one longer than the context.
-    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let rows = texts
-            .iter()
-            .map(|text| self.encode(text))
-            .collect::<Result<Vec<_>, _>>()?;
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-        embed(&self.decoder, &rows, self.whole(longest.max(1))?)
-    }
-
-    /// A context for a text of known length, in f32: scores are compared, so they are exact.
-    fn whole(&self, len: usize) -> Result<ContextOptions, ModelError> {
-        let capacity = self.decoder.config().max_positions;
-        if len > capacity {
-            let needed = len;
-            return Err(ModelError::ContextOverflow { capacity, needed });
-        }
-        Ok(ContextOptions {
-            cache: bitnet_kernels::CacheFormat::F32,
-            ..ContextOptions::new(len)
-        })
     }
 }

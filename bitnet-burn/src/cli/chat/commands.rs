@@ -5,6 +5,7 @@ use bitnet_burn::models::chat::Message;
 
 use super::Conversation;
 use crate::cli::model::report;
+use crate::cli::terminal;
 
 const HELP: &str = "\
 /help         this list
@@ -13,7 +14,7 @@ const HELP: &str = "\
 /system TEXT  what comes before the conversation; without TEXT, nothing
 /save FILE    write the conversation, as JSON
 /load FILE    go on with a conversation that was saved
-/stats        tokens in the context, and the times of the last answer
+/stats        tokens in the context; times of the last answer, and tokens that it did not have to read again
 /quit         leave, as Ctrl-C and Ctrl-D do";
 
 impl Conversation<'_> {
@@ -22,7 +23,7 @@ impl Conversation<'_> {
         let (name, argument) = line.split_once(' ').unwrap_or((line, ""));
         let argument = argument.trim();
         match name {
-            "help" => anstream::eprintln!("{HELP}"),
+            "help" => terminal::note(HELP),
             "reset" => self.history.retain(|message| message.role == "system"),
             "undo" => {
                 let last = self
@@ -56,7 +57,10 @@ impl Conversation<'_> {
             "stats" => {
                 let held = self.session.tokens(0).len();
                 let room = self.options.context.unwrap_or(held);
-                anstream::eprintln!("{} messages · {held} of {room} tokens", self.history.len());
+                let messages = self.history.len();
+                terminal::note(format_args!(
+                    "{messages} messages · {held} of {room} tokens"
+                ));
                 if let Some(timings) = self.last {
                     report(None, timings);
                 }

@@ -134,16 +134,16 @@ impl Conversation<'_> {
         let ids = self.model.encode_chat(&self.history)?;
         let mut stream = self.model.stream(&mut self.session, &ids, &self.options)?;
         let mut out = terminal::out();
-        for piece in stream.by_ref() {
-            let piece = piece.context(
+        while let Some(next) = stream.next_token() {
+            let (_, mut piece) = next.context(
                 "the answer ends here; /reset begins anew, --slide forgets the oldest instead",
             )?;
+            if stop.load(Ordering::Relaxed) {
+                piece.push_str(&stream.interrupt()?);
+            }
             write!(out, "{piece}")?;
             out.flush()?;
             answer.push_str(&piece);
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
         }
         self.last = Some(stream.timings());
         Ok(())

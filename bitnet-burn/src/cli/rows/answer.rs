@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::bail;
 
 use super::{Output, Row, Rows};
+use crate::cli::interrupt::Interrupted;
 use crate::cli::terminal::rows_bar;
 
 /// Failed rows that an error names.
@@ -16,7 +17,7 @@ const NAMED: usize = 10;
 ///
 /// # Errors
 ///
-/// The output cannot be written; else, after all rows, that some failed or that `stop` left some.
+/// The output cannot be written; else, after all rows, that some failed; [`Interrupted`] if `stop` left some.
 ///
 /// # Panics
 ///
@@ -91,12 +92,14 @@ fn verdict(failed: &[String], before: usize, left: usize) -> anyhow::Result<()> 
             "{now} rows failed and {before} before; --retry-failed tries them again"
         )),
     };
-    let left = (left > 0)
-        .then(|| format!("stopped with {left} rows to do; the same command goes on from there"));
-    match (left, failures) {
-        (None, None) => Ok(()),
-        (Some(one), None) | (None, Some(one)) => bail!(one),
-        (Some(left), Some(failures)) => bail!("{left}. {failures}"),
+    if left > 0 {
+        let left = format!("stopped with {left} rows to do; the same command goes on from there");
+        let all: Vec<String> = [left].into_iter().chain(failures).collect();
+        return Err(anyhow::Error::new(Interrupted).context(all.join(". ")));
+    }
+    match failures {
+        None => Ok(()),
+        Some(failures) => bail!(failures),
     }
 }
 
@@ -299,12 +302,9 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             shout(rows)
         });
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .contains("stopped with 2 rows to do")
-        );
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("stopped with 2 rows to do"));
+        assert!(error.is::<Interrupted>());
         assert_eq!(job.out().lines().count(), 1);
         job.run(false, shout).unwrap();
         assert_eq!(job.out().lines().count(), 3);

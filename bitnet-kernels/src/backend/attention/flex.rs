@@ -3,9 +3,9 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{Element, TensorData};
+use burn::tensor::TensorData;
 
-use crate::backend::flex::{floats, slice};
+use crate::backend::flex::{floats, slice, slice_mut};
 use crate::ops::attention::Attended;
 use crate::{AttentionOps, AttentionShape, AttentionSpec, cpu};
 
@@ -46,13 +46,4 @@ impl AttentionOps for Flex {
         let out = FlexTensor::from_data(TensorData::new(out, q.shape()));
         (out, keys, key_scales, values, value_scales)
     }
-}
-
-/// The elements of a contiguous tensor, copied first if something else holds them too.
-fn slice_mut<E: Element + bytemuck::Pod>(tensor: &mut FlexTensor) -> &mut [E] {
-    let (start, end) = tensor
-        .layout()
-        .contiguous_offsets()
-        .expect("made contiguous by the caller");
-    &mut tensor.storage_mut::<E>()[start..end]
 }

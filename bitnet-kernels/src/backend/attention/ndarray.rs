@@ -8,9 +8,8 @@
 use burn::backend::ndarray::NdArrayTensor;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{NdArray, TensorMetadata};
-use ndarray::{ArcArray, IxDyn};
 
-use crate::backend::ndarray::{array, f32s, floats, slice};
+use crate::backend::ndarray::{array, f32s, f32s_mut, floats, slice, slice_mut};
 use crate::ops::attention::Attended;
 use crate::{AttentionOps, AttentionShape, AttentionSpec, cpu};
 
@@ -59,19 +58,4 @@ fn u32s_mut(tensor: &mut NdArrayTensor) -> &mut [u32] {
         NdArrayTensor::U32(words) => slice_mut(words.ensure_owned()),
         other => panic!("words of a cache are u32, found {:?}", other.dtype()),
     }
-}
-
-fn f32s_mut(tensor: &mut NdArrayTensor) -> &mut [f32] {
-    match tensor {
-        NdArrayTensor::F32(scales) => slice_mut(scales.ensure_owned()),
-        other => panic!("scales of a cache are f32, found {:?}", other.dtype()),
-    }
-}
-
-/// The elements in row order, copied first if something else holds them too or they lie otherwise.
-fn slice_mut<E: Clone>(array: &mut ArcArray<E, IxDyn>) -> &mut [E] {
-    if !array.is_standard_layout() {
-        *array = array.as_standard_layout().into_owned().into_shared();
-    }
-    array.as_slice_mut().expect("in standard layout")
 }

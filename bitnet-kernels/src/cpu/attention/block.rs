@@ -10,6 +10,7 @@ use pulp::{Simd, WithSimd};
 
 use super::rows::{Head, padded};
 use crate::cpu::Kernel;
+use crate::cpu::simd::vectorize;
 
 /// Positions of a block: the unit in which softmax sums are taken and merged.
 pub(super) const BLOCK: usize = 256;
@@ -117,7 +118,7 @@ pub(super) fn run(
             weights: &mut weights,
             partial: &mut partial,
         };
-        block.run(kernel);
+        vectorize(kernel, block);
         emit(&partial);
     }
 }
@@ -134,31 +135,6 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Takes the vectors of `kernel`'s instruction set.
-    fn run(self, kernel: &dyn Kernel) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if kernel.name().contains("avx512")
-                && let Some(simd) = pulp::x86::V4::try_new()
-            {
-                return Simd::vectorize(simd, self);
-            }
-            if kernel.name() != "scalar"
-                && let Some(simd) = pulp::x86::V3::try_new()
-            {
-                return Simd::vectorize(simd, self);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        if kernel.name() != "scalar"
-            && let Some(simd) = pulp::aarch64::Neon::try_new()
-        {
-            return Simd::vectorize(simd, self);
-        }
-        let _ = kernel;
-        Simd::vectorize(pulp::Scalar256b, self)
-    }
-
     /// Rows of this block that a query sees.
     #[inline(always)]
     fn seen(&self, query: usize) -> usize {

@@ -7,7 +7,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
+use crate::cpu::panels::{self, QUAD};
+use crate::cpu::{Kernel, PanelKernel, ROWS, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
 const LANES: usize = 8;
@@ -74,6 +75,86 @@ impl Kernel for Avx2 {
         let vectors = check_pair_sums(LANES, words, tokens, sums, stride);
         // SAFETY: the CPU has AVX2, because `self` exists.
         unsafe { pair_sums(vectors, words, tokens, sums, stride) }
+    }
+}
+
+/// Vectors of rows in a panel: two by five tokens are ten sums of the sixteen registers.
+const PANEL: usize = 2;
+const PANEL_TOKENS: usize = 5;
+/// Fours of columns between two widenings.
+const PANEL_SPAN: usize = SPAN * PLANES;
+
+impl PanelKernel for Avx2 {
+    fn panel_rows(&self) -> usize {
+        PANEL * LANES
+    }
+
+    fn panel_tokens(&self) -> usize {
+        PANEL_TOKENS
+    }
+
+    fn panel_from(&self) -> usize {
+        8
+    }
+
+    fn unpack(&self, words: &[&[u32]], panel: &mut [u32]) {
+        // SAFETY: the CPU has AVX2, because `self` exists.
+        unsafe { unpack(words, panel) }
+    }
+
+    fn panel_sums(&self, panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
+        // SAFETY: the CPU has AVX2, because `self` exists.
+        unsafe {
+            match tokens.len() {
+                1 => panel_sums::<1>(panel, tokens, sums),
+                2 => panel_sums::<2>(panel, tokens, sums),
+                3 => panel_sums::<3>(panel, tokens, sums),
+                4 => panel_sums::<4>(panel, tokens, sums),
+                5 => panel_sums::<5>(panel, tokens, sums),
+                count => panic!("{count} tokens, expected 1 to {PANEL_TOKENS}"),
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn unpack(words: &[&[u32]], panel: &mut [u32]) {
+    panels::unpack::<{ PANEL * LANES }>(words, panel);
+}
+
+/// Codes of 16 rows beside four activations of each token, in every lane the same.
+#[target_feature(enable = "avx2")]
+fn panel_sums<const T: usize>(panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
+    let panel = panel.as_chunks::<LANES>().0.as_chunks::<PANEL>().0;
+    let tokens: [&[[i8; QUAD]]; T] =
+        std::array::from_fn(|t| &tokens[t].as_chunks().0[..panel.len()]);
+    let sums = sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<PANEL>().0;
+    let mut acc = [[_mm256_setzero_si256(); PANEL]; T];
+    for start in (0..panel.len()).step_by(PANEL_SPAN) {
+        let mut pairs = [[_mm256_setzero_si256(); PANEL]; T];
+        for k in start..panel.len().min(start + PANEL_SPAN) {
+            let mut w = [_mm256_setzero_si256(); PANEL];
+            for v in 0..PANEL {
+                w[v] = load_words(&panel[k][v]);
+            }
+            for t in 0..T {
+                let q = _mm256_set1_epi32(i32::from_le_bytes(tokens[t][k].map(|q| q as u8)));
+                for v in 0..PANEL {
+                    pairs[t][v] = _mm256_add_epi16(pairs[t][v], _mm256_maddubs_epi16(w[v], q));
+                }
+            }
+        }
+        for t in 0..T {
+            for v in 0..PANEL {
+                acc[t][v] = _mm256_add_epi32(acc[t][v], widen(pairs[t][v]));
+            }
+        }
+    }
+    for t in 0..T {
+        for v in 0..PANEL {
+            let sum = load_sums(&sums[t][v]);
+            store(&mut sums[t][v], _mm256_add_epi32(sum, acc[t][v]));
+        }
     }
 }
 
@@ -253,6 +334,12 @@ fn load_words(words: &[u32; LANES]) -> __m256i {
 fn load_bytes(bytes: &[i8; BYTES]) -> __m256i {
     // SAFETY: the array has the 32 bytes that are read; the instruction takes any alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn load_sums(lanes: &[i32; LANES]) -> __m256i {
+    // SAFETY: the array has the 32 bytes that are read; the instruction takes any alignment.
+    unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx2")]

@@ -6,7 +6,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
+use crate::cpu::panels::{self, QUAD};
+use crate::cpu::{Kernel, PanelKernel, ROWS, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
 const LANES: usize = 16;
@@ -72,6 +73,77 @@ impl Kernel for Avx512Vnni {
         let vectors = check_pair_sums(LANES, words, tokens, sums, stride);
         // SAFETY: the CPU has the features of this function, because `self` exists.
         unsafe { pair_sums(vectors, words, tokens, sums, stride) }
+    }
+}
+
+/// Vectors of rows in a panel: four by six tokens are 24 sums, and leave room for the weights.
+const PANEL: usize = 4;
+const PANEL_TOKENS: usize = 6;
+
+impl PanelKernel for Avx512Vnni {
+    fn panel_rows(&self) -> usize {
+        PANEL * LANES
+    }
+
+    fn panel_tokens(&self) -> usize {
+        PANEL_TOKENS
+    }
+
+    fn panel_from(&self) -> usize {
+        6
+    }
+
+    fn unpack(&self, words: &[&[u32]], panel: &mut [u32]) {
+        // SAFETY: the CPU has the features of this function, because `self` exists.
+        unsafe { unpack(words, panel) }
+    }
+
+    fn panel_sums(&self, panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
+        // SAFETY: the CPU has the features of these functions, because `self` exists.
+        unsafe {
+            match tokens.len() {
+                1 => panel_sums::<1>(panel, tokens, sums),
+                2 => panel_sums::<2>(panel, tokens, sums),
+                3 => panel_sums::<3>(panel, tokens, sums),
+                4 => panel_sums::<4>(panel, tokens, sums),
+                5 => panel_sums::<5>(panel, tokens, sums),
+                6 => panel_sums::<6>(panel, tokens, sums),
+                count => panic!("{count} tokens, expected 1 to {PANEL_TOKENS}"),
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn unpack(words: &[&[u32]], panel: &mut [u32]) {
+    panels::unpack::<{ PANEL * LANES }>(words, panel);
+}
+
+/// Codes of 64 rows beside four activations of each token, in every lane the same.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn panel_sums<const T: usize>(panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
+    let panel = panel.as_chunks::<LANES>().0.as_chunks::<PANEL>().0;
+    let tokens: [&[[i8; QUAD]]; T] =
+        std::array::from_fn(|t| &tokens[t].as_chunks().0[..panel.len()]);
+    let sums = sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<PANEL>().0;
+    let mut acc = [[_mm512_setzero_si512(); PANEL]; T];
+    for (k, codes) in panel.iter().enumerate() {
+        let mut w = [_mm512_setzero_si512(); PANEL];
+        for v in 0..PANEL {
+            w[v] = load_words(&codes[v]);
+        }
+        for t in 0..T {
+            let q = _mm512_set1_epi32(i32::from_le_bytes(tokens[t][k].map(|q| q as u8)));
+            for v in 0..PANEL {
+                acc[t][v] = _mm512_dpbusd_epi32(acc[t][v], w[v], q);
+            }
+        }
+    }
+    for t in 0..T {
+        for v in 0..PANEL {
+            let sum = load_sums(&sums[t][v]);
+            store(&mut sums[t][v], _mm512_add_epi32(sum, acc[t][v]));
+        }
     }
 }
 
@@ -246,6 +318,12 @@ fn load_words(words: &[u32; LANES]) -> __m512i {
 fn load_bytes(bytes: &[i8; BYTES]) -> __m512i {
     // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_sums(lanes: &[i32; LANES]) -> __m512i {
+    // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]

@@ -1,0 +1,207 @@
+//! Products of many tokens: weights are unpacked once, in panels, and meet all tokens.
+//!
+//! A panel is the codes of some rows, a byte each, with the rows in the lanes: four columns of every row, then the next
+//! four. Four activations of a token are broadcast against it, so sums of different rows stay in different lanes from the
+//! first product to the output: nothing is added across lanes, and one division and one multiplication finish a vector of
+//! outputs. `tiles`, which adds across lanes for each four rows and token, took 1.4 times as long with 512 tokens.
+
+use std::ops::Range;
+
+use super::simd::compiled;
+use super::tiles::{Groups, Product};
+use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
+
+/// Columns that are multiplied together.
+pub(super) const QUAD: usize = 4;
+/// Fours of columns in a word.
+const PLANES: usize = CODES_PER_WORD / QUAD;
+/// Words of a row that are unpacked at a time: 160 KiB for 64 rows, a part of the second-level cache.
+const SPAN: usize = 160;
+
+/// The inner loops over panels in one instruction set.
+pub trait PanelKernel {
+    /// Rows of a panel.
+    fn panel_rows(&self) -> usize {
+        PORTABLE_ROWS
+    }
+
+    /// Most tokens in one call.
+    fn panel_tokens(&self) -> usize {
+        4
+    }
+
+    /// The number of tokens from which panels are faster than reading packed weights again and again.
+    fn panel_from(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Unpacks rows of words to `panel [fours of columns, rows]`, four codes in each number.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless there are [`panel_rows`](Self::panel_rows) rows of one length, and a panel for them.
+    fn unpack(&self, words: &[&[u32]], panel: &mut [u32]) {
+        unpack::<PORTABLE_ROWS>(words, panel);
+    }
+
+    /// `sums[t][r] += Σ code(row r) · tokens[t]`, over the columns of the panel.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless tokens and sums are as long as the panel asks.
+    fn panel_sums(&self, panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
+        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(PORTABLE_ROWS)) {
+            for (codes, q) in panel
+                .chunks_exact(PORTABLE_ROWS)
+                .zip(token.as_chunks::<QUAD>().0)
+            {
+                for (sum, codes) in sums.iter_mut().zip(codes) {
+                    let products = codes.to_le_bytes().into_iter().zip(q);
+                    *sum += products
+                        .map(|(code, &q)| i32::from(code) * i32::from(q))
+                        .sum::<i32>();
+                }
+            }
+        }
+    }
+}
+
+const PORTABLE_ROWS: usize = 16;
+
+/// The body of [`PanelKernel::unpack`], to be compiled for an instruction set.
+#[inline(always)]
+pub(super) fn unpack<const R: usize>(words: &[&[u32]], panel: &mut [u32]) {
+    let len = words[0].len();
+    let rows: [&[u32]; R] = std::array::from_fn(|r| &words[r][..len]);
+    let panel = &mut panel.as_chunks_mut::<R>().0.as_chunks_mut::<PLANES>().0[..len];
+    for (at, planes) in panel.iter_mut().enumerate() {
+        let mut column = [0; R];
+        for (word, row) in column.iter_mut().zip(rows) {
+            *word = row[at];
+        }
+        for (plane, codes) in planes.iter_mut().enumerate() {
+            for (codes, word) in codes.iter_mut().zip(column) {
+                *codes = (word >> (2 * plane)) & CODE_MASK;
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// Calls `emit` with the sums of codes of some weight rows from n on and token t. Rows beyond the last repeat it.
+    pub(super) fn plain_panels(
+        &self,
+        rows: Range<usize>,
+        mut emit: impl FnMut(usize, usize, &[i32]),
+    ) {
+        let height = self.kernel.panel_rows();
+        let mut totals = vec![0; self.activations.rows() * height];
+        self.panels(rows, 1, |n, columns, tokens, panel| {
+            let tile = &mut totals[tokens.start * height..tokens.end * height];
+            if columns.start == 0 {
+                tile.fill(0);
+            }
+            self.kernel
+                .panel_sums(panel, &self.quads(&tokens, &columns), tile);
+            if columns.end == self.width {
+                for (t, sums) in tokens.zip(tile.chunks_exact(height)) {
+                    emit(n, t, sums);
+                }
+            }
+        });
+    }
+
+    /// Calls `emit` with Σ acc_g · w_g of some weight rows from n on and token t. Rows beyond the last repeat it.
+    pub(super) fn grouped_panels(
+        &self,
+        rows: Range<usize>,
+        groups: &Groups<'_>,
+        mut emit: impl FnMut(usize, usize, &[f32]),
+    ) {
+        let (height, words) = (self.kernel.panel_rows(), 2 * groups.pairs);
+        let count = self.activations.rows();
+        // Σ q of each group and token. Behind the last group there may be padding, of zeros.
+        let corrections: Vec<i32> = (0..count)
+            .flat_map(|t| {
+                self.activations
+                    .row(t)
+                    .chunks(words * CODES_PER_WORD)
+                    .take(groups.count)
+            })
+            .map(|q| q.iter().map(|&q| i32::from(q)).sum())
+            .collect();
+        let mut totals = vec![0.0; count * height];
+        let mut sums = vec![0; self.kernel.panel_tokens() * height];
+        self.panels(rows, words, |n, columns, tokens, panel| {
+            let tile = &mut totals[tokens.start * height..tokens.end * height];
+            if columns.start == 0 {
+                tile.fill(0.0);
+            }
+            let sums = &mut sums[..tokens.len() * height];
+            let mut scales = vec![0.0; height];
+            let first = columns.start / words;
+            for (g, panel) in (first..groups.count).zip(panel.chunks(words * PLANES * height)) {
+                let part = g * words..(g * words + panel.len() / (PLANES * height));
+                for (r, scale) in scales.iter_mut().enumerate() {
+                    *scale = groups.scale[(n + r).min(self.d_out - 1) * groups.count + g];
+                }
+                sums.fill(0);
+                self.kernel
+                    .panel_sums(panel, &self.quads(&tokens, &part), sums);
+                compiled(self.kernel, || {
+                    let rows = tile.chunks_exact_mut(height).zip(sums.chunks_exact(height));
+                    for (t, (totals, sums)) in tokens.clone().zip(rows) {
+                        let correction = corrections[t * groups.count + g];
+                        for ((total, sum), scale) in totals.iter_mut().zip(sums).zip(&scales) {
+                            *total += (sum - correction) as f32 * scale;
+                        }
+                    }
+                });
+            }
+            if columns.end == self.width {
+                for (t, totals) in tokens.zip(tile.chunks_exact(height)) {
+                    emit(n, t, totals);
+                }
+            }
+        });
+    }
+
+    /// Walks over panels: their first row, their columns in words, in multiples of `unit`, some tokens, and the codes.
+    fn panels(
+        &self,
+        rows: Range<usize>,
+        unit: usize,
+        mut body: impl FnMut(usize, Range<usize>, Range<usize>, &[u32]),
+    ) {
+        let (height, count) = (self.kernel.panel_rows(), self.activations.rows());
+        // Equal parts: eight tokens are two times four, not six and two.
+        let tile = count.div_ceil(count.div_ceil(self.kernel.panel_tokens()));
+        let span = self
+            .width
+            .div_ceil(self.width.div_ceil(SPAN))
+            .next_multiple_of(unit);
+        let mut panel = vec![0; span * PLANES * height];
+        for n in rows.step_by(height) {
+            for start in (0..self.width).step_by(span) {
+                let columns = start..(start + span).min(self.width);
+                let panel = &mut panel[..columns.len() * PLANES * height];
+                let words: Vec<&[u32]> = (n..n + height)
+                    .map(|row| &self.words[row.min(self.d_out - 1) * self.width..][columns.clone()])
+                    .collect();
+                self.kernel.unpack(&words, panel);
+                for t in (0..count).step_by(tile) {
+                    body(n, columns.clone(), t..(t + tile).min(count), panel);
+                }
+            }
+        }
+    }
+
+    /// Some columns of some tokens.
+    fn quads(&self, tokens: &Range<usize>, columns: &Range<usize>) -> Vec<&[i8]> {
+        let columns = columns.start * CODES_PER_WORD..columns.end * CODES_PER_WORD;
+        tokens
+            .clone()
+            .map(|t| &self.activations.row(t)[columns.clone()])
+            .collect()
+    }
+}

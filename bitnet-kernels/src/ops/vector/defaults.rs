@@ -1,0 +1,66 @@
+//! The operations in Burn primitives: right on any backend, fused and differentiated where Burn can.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{Scalar, Shape, Slice};
+
+use super::Activation;
+
+/// See [`VectorOps::rms_norm`](super::VectorOps::rms_norm).
+pub fn rms_norm<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    epsilon: f32,
+) -> FloatTensor<B> {
+    let shape = x.shape();
+    let last = shape.num_dims() - 1;
+    let mean = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), last);
+    let root = B::float_sqrt(B::float_add_scalar(mean, Scalar::from(epsilon)));
+    let inverse = B::float_expand(B::float_recip(root), shape.clone());
+    let mut row = vec![1; shape.num_dims()];
+    row[last] = shape[last];
+    let gamma = B::float_expand(B::float_reshape(gamma, Shape::from(row)), shape);
+    B::float_mul(B::float_mul(x, inverse), gamma)
+}
+
+/// See [`VectorOps::gated`](super::VectorOps::gated).
+pub fn gated<B: Backend>(
+    gate: FloatTensor<B>,
+    up: FloatTensor<B>,
+    activation: Activation,
+) -> FloatTensor<B> {
+    let gate = match activation {
+        Activation::Silu => B::float_mul(gate.clone(), B::sigmoid(gate)),
+        Activation::Relu2 => {
+            let positive = B::relu(gate);
+            B::float_mul(positive.clone(), positive)
+        }
+    };
+    B::float_mul(gate, up)
+}
+
+/// See [`VectorOps::rotate`](super::VectorOps::rotate).
+pub fn rotate<B: Backend>(
+    x: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let shape = x.shape();
+    let half = shape[3] / 2;
+    let part = |from: usize| {
+        let mut slices: Vec<Slice> = shape.iter().map(|&len| Slice::from(0..len)).collect();
+        slices[3] = Slice::from(from..from + half);
+        B::float_slice(x.clone(), &slices)
+    };
+    let (a, b) = (part(0), part(half));
+    let (cos, sin) = (
+        B::float_expand(cos, a.shape()),
+        B::float_expand(sin, a.shape()),
+    );
+    let first = B::float_sub(
+        B::float_mul(a.clone(), cos.clone()),
+        B::float_mul(b.clone(), sin.clone()),
+    );
+    let second = B::float_add(B::float_mul(b, cos), B::float_mul(a, sin));
+    B::float_cat(vec![first, second], 3)
+}
