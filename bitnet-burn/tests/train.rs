@@ -1,0 +1,117 @@
+//! The command `train`, as a user meets it: a plan, a run that is interrupted and resumed, and what is refused.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{Run, program, run};
+
+const RECIPE: &str = r#"
+recipe = "qat"
+output = "run"
+steps = 4
+[data]
+folder = "data"
+sources = ["stories:40"]
+vocab_size = 300
+validation = 0.1
+[model]
+hidden_size = 32
+intermediate_size = 48
+n_layers = 1
+n_heads = 2
+context = 32
+[batch]
+rows = 2
+length = 16
+[optimizer]
+lr = 1e-2
+"#;
+
+fn run_in(folder: &Path, arguments: &[&str]) -> Run {
+    fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+    let start = ["train", "--device", "cpu", "--config", "recipe.toml"];
+    let mut command = program(&[&start[..], arguments].concat());
+    command
+        .current_dir(folder)
+        .output()
+        .expect("the program starts")
+        .into()
+}
+
+#[test]
+fn a_recipe_becomes_a_model_that_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = run_in(folder.path(), &["--dry-run"]);
+    assert_eq!(plan.code, Some(0), "{plan:?}");
+    assert!(
+        plan.stdout.contains("tokens/s") && plan.stdout.contains("parameters"),
+        "{plan:?}"
+    );
+    assert!(!folder.path().join("run").exists());
+
+    let trained = run_in(folder.path(), &["--set", "seed=1", "optimizer.lr=5e-3"]);
+    assert_eq!(trained.code, Some(0), "{trained:?}");
+    assert!(
+        trained.stdout.starts_with("run: 4 steps, validation loss "),
+        "{trained:?}"
+    );
+    let packed = folder.path().join("run/model.bpk");
+    let written = run(&[
+        "infer",
+        "--model",
+        packed.to_str().unwrap(),
+        "--prompt",
+        "Once",
+        "-n",
+        "3",
+        "--device",
+        "cpu",
+    ]);
+    assert_eq!(written.code, Some(0), "{written:?}");
+
+    let again = run_in(folder.path(), &["--set", "seed=1"]);
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains("found a run in it"), "{again:?}");
+    let longer = run_in(folder.path(), &["--set", "seed=1", "steps=6", "--resume"]);
+    assert!(
+        longer.code == Some(0) && longer.stdout.starts_with("run: 6 steps"),
+        "{longer:?}"
+    );
+}
+
+#[test]
+fn a_mistake_in_the_recipe_is_told_with_its_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = run_in(folder.path(), &["--set", "model.n_heads=5"]);
+    assert_eq!(
+        (refused.code, refused.stdout.as_str()),
+        (Some(1), ""),
+        "{refused:?}"
+    );
+    assert!(
+        refused
+            .stderr
+            .contains("recipe.toml: `model.n_heads`: found 5"),
+        "{refused:?}"
+    );
+    let missing = run(&["train", "--config", "nowhere.toml"]);
+    assert!(
+        missing.code == Some(1) && missing.stderr.contains("nowhere.toml"),
+        "{missing:?}"
+    );
+}
+
+#[test]
+fn the_recipes_of_the_repository_are_recipes() {
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/recipes");
+    for entry in fs::read_dir(recipes).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(
+            bitnet_burn::train::recipes::open(&path, &[]).is_ok(),
+            "{}",
+            path.display()
+        );
+    }
+}
