@@ -30,7 +30,7 @@ lr = 1e-2
 "#;
 
 fn run_in(folder: &Path, arguments: &[&str]) -> Run {
-    fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+    fs::write(folder.join("recipe.toml"), RECIPE).expect("a folder");
     let start = ["train", "--device", "cpu", "--config", "recipe.toml"];
     let mut command = program(&[&start[..], arguments].concat());
     command

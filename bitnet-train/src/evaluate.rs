@@ -17,12 +17,13 @@ pub struct Evaluation {
     pub targets: u64,
 }
 
-/// The loss on the first batches, `limit` at most, without gradients.
-pub fn evaluate(model: &Decoder, batches: &Batches, limit: usize) -> Evaluation {
+/// The loss on the first batches, `limit` at most, without gradients, with `at_once` rows in memory.
+pub fn evaluate(model: &Decoder, batches: &Batches, limit: usize, at_once: usize) -> Evaluation {
     let model = model.valid();
     let device = model.device();
     let (mut sum, mut targets) = (0.0, 0);
-    for batch in batches.iter().take(limit) {
+    let all = batches.iter().take(limit);
+    for batch in all.flat_map(|batch| batch.split(at_once).collect::<Vec<_>>()) {
         let tensors = batch.to_tensors(&device);
         let logits = model.forward(tensors.inputs);
         let loss = cross_entropy(logits, tensors.targets, tensors.mask, Reduction::Sum);

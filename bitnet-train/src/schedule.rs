@@ -116,6 +116,26 @@ impl Schedule {
         }
     }
 
+    /// The settings that are parts of something, by name.
+    pub(crate) fn parts(&self) -> Vec<(&'static str, f64)> {
+        match *self {
+            Self::Constant { .. } => Vec::new(),
+            Self::Linear { floor, .. } | Self::Cosine { floor, .. } | Self::Wsd { floor, .. } => {
+                vec![("schedule.floor", floor)]
+            }
+            Self::TwoStage {
+                switch,
+                second,
+                floor,
+                ..
+            } => vec![
+                ("schedule.switch", switch),
+                ("schedule.second", second),
+                ("schedule.floor", floor),
+            ],
+        }
+    }
+
     fn after_warmup(&self, step: u64, warmup: u64, steps: u64) -> f64 {
         match *self {
             Self::Constant { .. } => 1.0,
@@ -207,6 +227,16 @@ impl Blend {
                 (sigmoid(x) - sigmoid(0.0)) / (sigmoid(1.0) - sigmoid(0.0))
             }
             Self::Exponential { steepness, .. } => (steepness * x).exp_m1() / steepness.exp_m1(),
+        }
+    }
+
+    /// How steep it is, if it is curved.
+    pub(crate) const fn steepness(&self) -> Option<f64> {
+        match *self {
+            Self::None | Self::Linear { .. } => None,
+            Self::Sigmoid { steepness, .. } | Self::Exponential { steepness, .. } => {
+                Some(steepness)
+            }
         }
     }
 

@@ -65,9 +65,9 @@ struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let text = SMALL.replace("RUN", folder.path().to_str().unwrap());
-        fs::write(folder.path().join("recipe.toml"), text).unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = SMALL.replace("RUN", folder.path().to_str().expect("what a run writes"));
+        fs::write(folder.path().join("recipe.toml"), text).expect("what a run writes");
         Self(folder)
     }
 
@@ -107,7 +107,7 @@ impl Place {
 
     /// Everything that is written down but the speed.
     fn rows(&self) -> Vec<Row> {
-        let mut rows = metrics::read(&self.output(qat::METRICS)).unwrap();
+        let mut rows = metrics::read(&self.output(qat::METRICS)).expect("what a run writes");
         for row in &mut rows {
             row.tokens_per_second = 0.0;
         }
@@ -328,6 +328,17 @@ fn settings_that_make_no_sense_are_refused_by_name() {
             "blend.steps",
             "fewer than steps",
         ),
+        (
+            "schedule.warmup=6",
+            "schedule.warmup",
+            "fewer than steps, 6",
+        ),
+        ("schedule.switch=1.5", "schedule.switch", "a part: 0 to 1"),
+        (
+            "blend={kind=\"sigmoid\",steps=2,steepness=1000}",
+            "blend.steepness",
+            "at most 100",
+        ),
         ("packed_table=int5", "packed_table", "int8, int4"),
         (
             "schedule.kind=triangle",
@@ -386,11 +397,11 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn reference_model(device: &Device) -> Decoder {
-    trainable(&*weights::open(&fixture("")).unwrap(), device).unwrap()
+    trainable(&*weights::open(&fixture("")).expect("a fixture"), device).expect("a fixture")
 }
 
 fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let tensor = tensors.tensor(name).unwrap();
+    let tensor = tensors.tensor(name).expect("a fixture");
     assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
     let (values, _) = tensor.data().as_chunks();
     values
@@ -402,7 +413,7 @@ fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 /// The one batch of the fixture: labels are the inputs themselves, one place later, or −100.
 fn reference_batch(train: &SafeTensors<'_>) -> Batch {
     let rows = |name: &str| -> Vec<Vec<i64>> {
-        let tensor = train.tensor(name).unwrap();
+        let tensor = train.tensor(name).expect("a fixture");
         let (values, _) = tensor.data().as_chunks();
         let values: Vec<i64> = values
             .iter()
@@ -520,8 +531,8 @@ fn steps_follow_the_optimizer_traces_of_the_reference() {
 
 /// Runs by a trace; the error says where it was left.
 fn follow(batch: &Batch, trace: &Value, seed: u64) -> Result<(), String> {
-    let float = |value: &Value| value.as_f64().unwrap();
-    let list = |key: &str| trace[key].as_array().unwrap();
+    let float = |value: &Value| value.as_f64().expect("a fixture");
+    let list = |key: &str| trace[key].as_array().expect("a fixture");
     let config = OptimizerConfig {
         lr: float(&trace["lr"]),
         betas: [0, 1].map(|at| float(&trace["betas"][at])),

@@ -25,8 +25,11 @@ pub struct Entry {
     pub name: &'static str,
     /// In a sentence.
     pub about: &'static str,
-    read: fn(toml::Table, &str) -> Result<Box<dyn Recipe>, TrainError>,
+    read: Read,
 }
+
+/// From the content of a file, and its name, to a recipe.
+type Read = fn(toml::Table, &str) -> Result<Box<dyn Recipe>, TrainError>;
 
 /// Every recipe.
 pub static RECIPES: &[Entry] = &[qat::RECIPE];

@@ -79,7 +79,7 @@ impl DataConfig {
                 path: self.folder.clone(),
                 what: "prepared data".to_owned(),
                 found: "none".to_owned(),
-                expected: format!("{DATA}"),
+                expected: DATA.to_owned(),
                 way_out: "Prepare it, or name `data.sources` to prepare it from".to_owned(),
             });
         }

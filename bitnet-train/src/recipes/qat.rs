@@ -266,8 +266,8 @@ impl Recipe for Qat {
             let (measures, saves) = (is_due(self.validation.every), is_due(self.checkpoint.every));
 
             let evaluation = validation.as_ref().filter(|_| measures);
-            let evaluation =
-                evaluation.map(|batches| evaluate(&model, batches, self.validation.batches));
+            let evaluation = evaluation
+                .map(|batches| evaluate(&model, batches, self.validation.batches, self.at_once()));
             if let Some(evaluation) = evaluation {
                 if !evaluation.loss.is_finite() {
                     return Err(run.diverged(&model, None, &state, evaluation.loss));
@@ -478,6 +478,21 @@ impl Qat {
             "sequential".to_owned(),
             "shuffled or random_windows: a sequential pass ends",
         )?;
+        for (field, part) in self.schedule.parts() {
+            let holds = (0.0..=1.0).contains(&part);
+            require(holds, field, part.to_string(), "a part: 0 to 1")?;
+        }
+        require(
+            self.schedule.warmup() < self.steps,
+            "schedule.warmup",
+            self.schedule.warmup().to_string(),
+            &format!("fewer than steps, {}", self.steps),
+        )?;
+        if let Some(steepness) = self.blend.steepness() {
+            let holds = steepness > 0.0 && steepness <= 100.0;
+            let expected = "a number above 0, at most 100";
+            require(holds, "blend.steepness", steepness.to_string(), expected)?;
+        }
         require(
             self.blend.steps() < self.steps,
             "blend.steps",
