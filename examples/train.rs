@@ -1,5 +1,5 @@
 //! Trains a ternary model from nothing: built-in stories, a tokenizer, a few dozen steps, then one packed file that writes.
-//! `-- --full` does all of `examples/recipes/tiny.toml` (with `--release`, ten minutes on two cores).
+//! `-- --full` does all of `examples/recipes/tiny.toml` (build with `--release` for that).
 
 #![allow(clippy::print_stdout, reason = "an example tells what it does")]
 

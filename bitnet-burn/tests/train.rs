@@ -81,6 +81,42 @@ fn a_recipe_becomes_a_model_that_writes() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_run_with_a_checkpoint_to_go_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("recipe.toml"), RECIPE).unwrap();
+    let (recipe, output) = (at("recipe.toml"), format!("output={}", at("run")));
+    let data = format!("data.folder={}", at("data"));
+    let start = [
+        "train",
+        "--device",
+        "cpu",
+        "--config",
+        &recipe,
+        "--set",
+        &output,
+        &data,
+        "log.every=1",
+    ];
+    let mut live = support::live::Live::start(&[&start[..], &["steps=1000000"]].concat());
+    live.until("a line of metrics", |_| {
+        fs::read_to_string(at("run/metrics.jsonl")).is_ok_and(|text| text.contains('\n'))
+    });
+    live.interrupt();
+    let stopped = live.end();
+    assert_eq!(stopped.code, Some(130), "{stopped:?}");
+    assert!(stopped.stderr.contains("--resume goes on"), "{stopped:?}");
+    let steps: u64 = stopped.stdout.split(' ').nth(1).unwrap().parse().unwrap();
+    let steps = format!("steps={}", steps + 1);
+    let resumed = run(&[&start[..], &[&steps, "--resume"]].concat());
+    assert!(
+        resumed.code == Some(0) && Path::new(&at("run/model.bpk")).exists(),
+        "{resumed:?}"
+    );
+}
+
 #[test]
 fn a_mistake_in_the_recipe_is_told_with_its_field() {
     let folder = tempfile::tempdir().unwrap();

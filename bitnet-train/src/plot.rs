@@ -149,10 +149,10 @@ fn push(out: &mut String, line: std::fmt::Arguments<'_>) {
     let _infallible = writeln!(out, "{line}");
 }
 
-/// Four digits, with an exponent where there would be many zeros.
+/// Four digits, with an exponent where there would be many zeros; whole numbers as such.
 fn number(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".to_owned(),
+        whole if whole.fract() == 0.0 => format!("{value:.0}"),
         1000.0.. => format!("{value:.0}"),
         10.0.. => format!("{value:.1}"),
         0.01.. => format!("{value:.3}"),
@@ -188,6 +188,12 @@ mod tests {
             "{svg}"
         );
         assert!(svg.contains("viewBox=\"0 0 760 220\""), "{svg}");
+    }
+
+    #[test]
+    fn numbers_are_as_long_as_they_need_to_be() {
+        let shown = [0.0, 2.0, 1234.5, 12.34, 0.12345, 0.00012].map(number);
+        assert_eq!(shown, ["0", "2", "1234", "12.3", "0.123", "1.2e-4"]);
     }
 
     #[test]

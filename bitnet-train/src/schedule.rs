@@ -54,8 +54,8 @@ pub enum Schedule {
         #[serde(default)]
         floor: f64,
     },
-    /// BitNet's: a cosine from a high rate, abandoned at `switch` for a second cosine from a lower one; from there on
-    /// without weight decay (arXiv 2504.12285, section 2.2). What is decayed no longer flips, so trits settle.
+    /// BitNet's: a cosine from a high rate, abandoned at `switch` for a second cosine from a far lower one; from there on
+    /// without weight decay, so that trits settle (arXiv 2504.12285). At half of the steps the first has come to ½.
     TwoStage {
         /// Steps to rise.
         #[serde(default)]
@@ -64,7 +64,7 @@ pub enum Schedule {
         #[serde(default = "half")]
         switch: f64,
         /// Where the second stage begins, as a part of the learning rate.
-        #[serde(default = "two_thirds")]
+        #[serde(default = "quarter")]
         second: f64,
         /// What is left.
         #[serde(default)]
@@ -76,8 +76,8 @@ fn half() -> f64 {
     0.5
 }
 
-fn two_thirds() -> f64 {
-    2.0 / 3.0
+fn quarter() -> f64 {
+    0.25
 }
 
 impl Default for Schedule {
