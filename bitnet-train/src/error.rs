@@ -71,6 +71,32 @@ pub enum TrainError {
         /// The reason, with the way out.
         source: Box<Self>,
     },
+    /// A setting of a recipe.
+    #[error("{file}: `{field}`: found {found}, expected {expected}. {way_out}")]
+    Recipe {
+        /// The recipe's file.
+        file: String,
+        /// The setting, its sections before it.
+        field: String,
+        /// What stands there.
+        found: String,
+        /// What should stand there.
+        expected: String,
+        /// What the user can do.
+        way_out: String,
+    },
+    /// Training that left the numbers.
+    #[error("step {step}: found loss {loss}, first in {place}, expected finite numbers. {kept}")]
+    Diverged {
+        /// The step that was not done.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// The first weight or activation that is not finite, in the order of their use.
+        place: String,
+        /// What was kept, and how to go on.
+        kept: String,
+    },
     /// A model, its tokenizer or its chat template.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -22,6 +22,7 @@ mod model;
 mod models;
 mod rows;
 pub(crate) mod terminal;
+mod train;
 
 use bitnet_burn::kernels::cpu;
 use burn::tensor::Device;
@@ -83,6 +84,7 @@ enum Command {
     Batch(Box<batch::Batch>),
     Convert(convert::Convert),
     Data(data::Data),
+    Train(train::Train),
     Inspect(inspect::Inspect),
     Eval(eval::Eval),
     Embed(embed::Embed),
@@ -115,6 +117,7 @@ impl Cli {
             Command::Batch(batch) => batch.run(&options),
             Command::Convert(convert) => convert.run(&options),
             Command::Data(data) => data.run(&options),
+            Command::Train(train) => train.run(&options),
             Command::Inspect(inspect) => inspect.run(),
             Command::Eval(eval) => eval.run(&options),
             Command::Embed(embed) => embed.run(&options),

@@ -228,6 +228,16 @@ pub(crate) fn count_bar(name: &str, quiet: bool) -> ProgressBar {
     bar
 }
 
+/// A bar of training steps with remaining time; what else is to be said goes into its message.
+pub(crate) fn training_bar(quiet: bool) -> ProgressBar {
+    bar(
+        "",
+        None,
+        quiet,
+        "{wide_bar} {pos} of {len}  {msg}  {eta} left",
+    )
+}
+
 fn bar(name: &str, total: Option<u64>, quiet: bool, template: &str) -> ProgressBar {
     let target = if quiet {
         ProgressDrawTarget::hidden()

@@ -46,6 +46,25 @@ impl Batch {
         }
     }
 
+    /// The same rows as batches of at most so many, in order.
+    ///
+    /// # Panics
+    /// If that is zero.
+    pub fn split(&self, rows: usize) -> impl Iterator<Item = Self> {
+        assert!(rows > 0, "a batch has at least a row");
+        let [all, seq_len] = self.shape;
+        (0..all).step_by(rows).map(move |first| {
+            let rows = rows.min(all - first);
+            let ids = first * seq_len..(first + rows) * seq_len;
+            Self {
+                inputs: self.inputs[ids.clone()].to_vec(),
+                targets: self.targets[ids.clone()].to_vec(),
+                mask: self.mask.as_ref().map(|mask| mask[ids].to_vec()),
+                shape: [rows, seq_len],
+            }
+        })
+    }
+
     /// Copies the batch to a device.
     pub fn to_tensors(&self, device: &Device) -> BatchTensors {
         let ids =
