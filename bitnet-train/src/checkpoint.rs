@@ -103,6 +103,7 @@ pub fn save(
         slots,
         &partial,
         &ExportOptions::new(Variant::Master),
+        &mut |_, _| (),
     )?;
     let training = partial.join(TRAINING);
     fs::create_dir(&training).map_err(TrainError::io("create", &training))?;

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::panels::{self, QUAD};
+use crate::cpu::panels::QUAD;
 use crate::cpu::{Kernel, PanelKernel, ROWS, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
@@ -114,9 +114,65 @@ impl PanelKernel for Avx512Vnni {
     }
 }
 
+/// Sixteen rows by sixteen words are transposed in registers, so that rows become lanes: one shuffle, one shift and one AND
+/// for 64 codes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn unpack(words: &[&[u32]], panel: &mut [u32]) {
-    panels::unpack::<{ PANEL * LANES }>(words, panel);
+    let len = words[0].len();
+    let groups = words.as_chunks::<LANES>().0;
+    assert!(groups.len() == PANEL && words.iter().all(|row| row.len() == len));
+    let panel = panel.as_chunks_mut::<LANES>().0.as_chunks_mut::<PANEL>().0;
+    let panel = &mut panel.as_chunks_mut::<PLANES>().0[..len]; // [words, planes, groups of rows, lanes]
+    let mask = _mm512_set1_epi32(CODE_MASK as i32);
+    for (start, panel) in (0..len).step_by(LANES).zip(panel.chunks_mut(LANES)) {
+        for (group, rows) in groups.iter().enumerate() {
+            let mut square = [_mm512_setzero_si512(); LANES];
+            for (vector, row) in square.iter_mut().zip(rows) {
+                *vector = load_some(&row[start..start + panel.len()]);
+            }
+            for (mut packed, planes) in transpose(square).into_iter().zip(&mut *panel) {
+                for codes in planes {
+                    store_words(&mut codes[group], _mm512_and_si512(packed, mask));
+                    packed = _mm512_srli_epi32::<2>(packed);
+                }
+            }
+        }
+    }
+}
+
+/// Lane j of vector i becomes lane i of vector j.
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+    let mut pairs = rows;
+    for i in (0..LANES).step_by(2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    // Quarter q of vector 4k + j holds column 4q + j of the rows 4k .. 4k + 4.
+    let mut fours = pairs;
+    for k in (0..LANES).step_by(4) {
+        fours[k] = _mm512_unpacklo_epi64(pairs[k], pairs[k + 2]);
+        fours[k + 1] = _mm512_unpackhi_epi64(pairs[k], pairs[k + 2]);
+        fours[k + 2] = _mm512_unpacklo_epi64(pairs[k + 1], pairs[k + 3]);
+        fours[k + 3] = _mm512_unpackhi_epi64(pairs[k + 1], pairs[k + 3]);
+    }
+    let mut columns = fours;
+    for j in 0..4 {
+        let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
+        let even = [
+            _mm512_shuffle_i32x4::<0x88>(a, b),
+            _mm512_shuffle_i32x4::<0x88>(c, d),
+        ];
+        let odd = [
+            _mm512_shuffle_i32x4::<0xdd>(a, b),
+            _mm512_shuffle_i32x4::<0xdd>(c, d),
+        ];
+        columns[j] = _mm512_shuffle_i32x4::<0x88>(even[0], even[1]);
+        columns[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]);
+        columns[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]);
+        columns[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]);
+    }
+    columns
 }
 
 /// Codes of 64 rows beside four activations of each token, in every lane the same.
@@ -318,6 +374,20 @@ fn load_words(words: &[u32; LANES]) -> __m512i {
 fn load_bytes(bytes: &[i8; BYTES]) -> __m512i {
     // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Up to 16 words; zeros behind them.
+#[target_feature(enable = "avx512f")]
+fn load_some(words: &[u32]) -> __m512i {
+    let mask = ((1u32 << words.len().min(LANES)) - 1) as __mmask16;
+    // SAFETY: only lanes of the mask are read, and the slice has them.
+    unsafe { _mm512_maskz_loadu_epi32(mask, words.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store_words(words: &mut [u32; LANES], value: __m512i) {
+    // SAFETY: the array has the 64 bytes that are written; the instruction takes any alignment.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), value) }
 }
 
 #[target_feature(enable = "avx512f")]

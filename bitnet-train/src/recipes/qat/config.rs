@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use bitnet_models::weights::PackOptions;
+use bitnet_models::weights::{Arithmetic, PackOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -244,6 +244,7 @@ impl Qat {
             table: found
                 .parse()
                 .map_err(|_| read::refused(file, "packed_table", found, expected))?,
+            arithmetic: Arithmetic::F32,
             tokenizer: None,
             tokenizer_config: None,
             overwrite: true,
