@@ -135,7 +135,7 @@ fn store_row(
     let words = comptime!(plan.format.words(plan.head_dim));
     let per_word = comptime!(plan.format.per_word());
     let bits = comptime!(32 / plan.format.per_word() as u32);
-    let whole = comptime!(plan.head_dim % plan.format.per_word() == 0);
+    let whole = comptime!(plan.head_dim.is_multiple_of(plan.format.per_word()));
     let scaled = comptime!(plan.format.scaled());
     let lane = UNIT_POS_X as usize;
 
