@@ -13,7 +13,7 @@ use cubecl::ir::{DeviceIdentity, ElemType, FloatKind, HardwareProperties, Memory
 use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
-use super::attention::{attend, store};
+use super::attention::{attend, plan, store};
 use super::{Capabilities, float, gemm, gemv, quantize, table, ternarize};
 use crate::{AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
 
@@ -362,7 +362,7 @@ fn variants(native: bool) -> Vec<Variant> {
                     capacity,
                     head_dim,
                 };
-                let (plan, _) = attend::blueprint(shape, format, &device);
+                let (plan, _) = plan::blueprint(shape, format, &device);
                 add(
                     format!("cache_attend {plan:?}"),
                     false,

@@ -5,6 +5,7 @@
 //! share the positions, and a third launch merges what they found.
 
 pub mod attend;
+pub mod plan;
 pub mod store;
 
 use cubecl::client::Client;
@@ -44,7 +45,7 @@ pub fn launch(client: &Client, shape: AttentionShape, spec: AttentionSpec, opera
     }
     let device = Capabilities::of(client);
     store::launch(client, shape, spec.format, &device, operands);
-    let plan = attend::blueprint(shape, spec.format, &device);
+    let plan = plan::blueprint(shape, spec.format, &device);
     attend::launch(client, shape, spec.scale, plan, operands);
 }
 
