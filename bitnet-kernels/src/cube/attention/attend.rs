@@ -6,11 +6,6 @@
 //! but through shared memory. Sums are in f32. Method: online softmax (arXiv 1805.02867), split over positions as in
 //! Flash-Decoding.
 
-#![allow(
-    clippy::collapsible_if,
-    reason = "the host decides one condition, the device the other"
-)]
-
 use cubecl::client::Client;
 use cubecl::prelude::*;
 
