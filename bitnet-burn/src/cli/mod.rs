@@ -55,7 +55,14 @@ pub(crate) struct Cli {
 pub(crate) struct Options {
     /// Where to compute: auto, cpu, flex, ndarray, cuda[:N], wgpu[:N], vulkan[:N], metal[:N] or rocm[:N];
     /// `auto` takes the best GPU that this build can use, else the CPU
-    #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DEVICE",
+        env = "BITNET_DEVICE",
+        hide_env_values = true,
+        default_value = "auto"
+    )]
     pub(crate) device: device::Choice,
     /// Split products into at most N tasks on the CPU [default: one for each core]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

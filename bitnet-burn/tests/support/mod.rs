@@ -30,7 +30,8 @@ impl From<Output> for Run {
     }
 }
 
-/// The program, without the settings of whoever runs the tests.
+/// The program, without the settings of whoever runs the tests, and on the CPU unless it is told otherwise: the drivers of
+/// a GPU may print what they like.
 pub(crate) fn program<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-burn"));
     command.args(arguments);
@@ -44,6 +45,7 @@ pub(crate) fn program<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
             command.env_remove(name);
         }
     }
+    command.env("BITNET_DEVICE", "cpu");
     command
 }
 

@@ -102,6 +102,10 @@ impl PanelKernel for Avx2 {
         unsafe { unpack(words, panel) }
     }
 
+    fn prefetch(&self, words: &[u32]) {
+        super::prefetch(words);
+    }
+
     fn panel_sums(&self, panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
         // SAFETY: the CPU has AVX2, because `self` exists.
         unsafe {

@@ -98,6 +98,10 @@ impl PanelKernel for Avx512Vnni {
         unsafe { unpack(words, panel) }
     }
 
+    fn prefetch(&self, words: &[u32]) {
+        super::prefetch(words);
+    }
+
     fn panel_sums(&self, panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
         // SAFETY: the CPU has the features of these functions, because `self` exists.
         unsafe {

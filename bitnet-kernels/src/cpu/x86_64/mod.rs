@@ -10,3 +10,12 @@ mod avx512_table;
 
 pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512Vnni;
+
+/// Asks for each cache line of these words, for the second-level cache.
+fn prefetch(words: &[u32]) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    for line in words.chunks(16) {
+        // SAFETY: the instruction is part of x86-64, and an address is never at fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
