@@ -120,9 +120,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 /// f32 sums in another order, and an exponential of a few units in the last place.
-fn close(what: &str, found: &[f32], expected: &[f32]) {
-    within(2e-5, what, found, expected);
-}
+const CLOSE: f32 = 2e-5;
 
 fn within(tolerance: f32, what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}: length");
@@ -309,11 +307,11 @@ impl Attend for Oracle {
 }
 
 /// Runs all cases.
-fn compare(name: &str, new: impl Fn() -> Box<dyn Attend>) {
+fn compare(name: &str, tolerance: f32, new: impl Fn() -> Box<dyn Attend>) {
     for &heads in HEADS {
         for format in CacheFormat::ALL {
             for &calls in CALLS {
-                compare_calls(name, heads, format, calls, &mut *new());
+                compare_calls(name, tolerance, heads, format, calls, &mut *new());
             }
         }
     }
@@ -322,6 +320,7 @@ fn compare(name: &str, new: impl Fn() -> Box<dyn Attend>) {
 /// Runs a sequence of calls on a fresh cache.
 fn compare_calls(
     name: &str,
+    tolerance: f32,
     heads: (usize, usize, usize),
     format: CacheFormat,
     (capacity, calls): Calls,
@@ -330,7 +329,8 @@ fn compare_calls(
     let (mut random, mut oracle) = (Random(1), Oracle(None));
     for &(seq, starts) in calls {
         let case = Case::random(&mut random, heads, format, capacity, seq, starts);
-        close(
+        within(
+            tolerance,
             &format!("{name} {format} {:?} {starts:?}", case.shape),
             &subject.call(&case),
             &oracle.call(&case),
@@ -341,14 +341,14 @@ fn compare_calls(
 #[test]
 fn every_cpu_kernel_equals_the_reference_and_reads_nothing_unwritten() {
     for kernel in cpu::kernels() {
-        compare(kernel.name(), || Box::new(OnSlices::new(kernel)));
+        compare(kernel.name(), CLOSE, || Box::new(OnSlices::new(kernel)));
     }
 }
 
 #[test]
 fn every_device_equals_the_reference() {
     for (name, device) in devices() {
-        compare(name, || Box::new(OnDevice::new(device.clone())));
+        compare(name, CLOSE, || Box::new(OnDevice::new(device.clone())));
     }
 }
 
@@ -361,7 +361,7 @@ fn a_context_of_many_tiles_equals_the_reference_on_every_device() {
     for (name, device) in devices() {
         for format in CacheFormat::ALL {
             let mut subject = OnDevice::new(device.clone());
-            compare_calls(name, (5, 1, 80), format, CALLS, &mut subject);
+            compare_calls(name, CLOSE, (5, 1, 80), format, CALLS, &mut subject);
         }
     }
 }
@@ -372,7 +372,7 @@ fn wide_heads_and_large_groups_equal_the_reference_on_every_device() {
     for (name, device) in devices() {
         for format in CacheFormat::ALL {
             let mut subject = OnDevice::new(device.clone());
-            compare_calls(name, (16, 1, 256), format, CALLS, &mut subject);
+            compare_calls(name, CLOSE, (16, 1, 256), format, CALLS, &mut subject);
         }
     }
 }
@@ -453,7 +453,9 @@ fn a_clone_of_a_cache_keeps_its_numbers_while_the_other_is_written_to() {
 #[test]
 fn the_default_body_equals_the_reference_on_every_device() {
     for (name, device) in devices() {
-        compare(name, || {
+        // Burn's products on CUDA are of numbers of 10 bits (TF32).
+        let tolerance = if name == "cuda" { 5e-3 } else { CLOSE };
+        compare(name, tolerance, || {
             Box::new(DefaultBody {
                 device: device.clone(),
                 cache: None,

@@ -36,6 +36,17 @@ fn exact(capacity: usize) -> ContextOptions {
     }
 }
 
+/// Beside ours, products of float layers are Burn's, which CUDA computes from numbers of 10 bits (TF32): 50 times what
+/// they may differ elsewhere.
+fn coarse(name: &str, model: &Model) -> f32 {
+    let projections = model.decoder().model.layers[0].projections();
+    let float = projections.iter().all(|layer| !layer.is_packed());
+    match name == "cuda" && float {
+        true => 50.0,
+        false => 1.0,
+    }
+}
+
 /// Hidden states differ relative to their size.
 fn hidden_tolerance(expected: &[f32]) -> f32 {
     2e-5 * expected.iter().fold(1.0, |largest, x| x.abs().max(largest))
@@ -53,7 +64,8 @@ fn logits_of_whole_prompts_are_those_of_the_reference() {
                 let found = outputs(model.decoder(), &ids);
                 if model.decoder().config().has_head {
                     let logits = expected.floats(&format!("{prompt}.logits"));
-                    assert_within(&found, &logits, LOGITS, &what);
+                    let tolerance = LOGITS * coarse(name, &model);
+                    assert_within(&found, &logits, tolerance, &what);
                 } else {
                     let hidden = expected.floats(&format!("{prompt}.last_hidden"));
                     assert_within(&found, &hidden, hidden_tolerance(&hidden), &what);
@@ -87,7 +99,8 @@ fn hidden_states_after_each_layer_are_those_of_the_reference() {
                 for (state, part) in states.iter().zip(names) {
                     let expected = expected.floats(&format!("{prompt}.hidden.{part}"));
                     let what = format!("{path}, {prompt}, {part}, {name}");
-                    assert_within(state, &expected, hidden_tolerance(&expected), &what);
+                    let tolerance = hidden_tolerance(&expected) * coarse(name, &model);
+                    assert_within(state, &expected, tolerance, &what);
                     compared += 1;
                 }
             }
@@ -162,7 +175,8 @@ fn a_padded_batch_gives_the_logits_of_its_rows() {
                         let found = &found[row * width * vocab..][..length * vocab];
                         let expected = &logits[(row * width + start(row)) * vocab..];
                         let what = format!("{path}, row {row}, {name}");
-                        assert_within(found, &expected[..length * vocab], LOGITS, &what);
+                        let tolerance = LOGITS * coarse(name, &model);
+                        assert_within(found, &expected[..length * vocab], tolerance, &what);
                         compared += 1;
                     }
                     Ok(())
@@ -270,7 +284,9 @@ fn searches_and_penalties_give_the_sequences_of_the_reference() {
             for ((found, sequence), score) in found.iter().zip(sequences).zip(scores) {
                 assert_eq!(found.tokens, ids(sequence), "{what}");
                 let difference = (found.score - score.as_f64().unwrap()).abs();
-                assert!(difference <= 2e-3, "{what}: score off by {difference}");
+                // CUDA's own exponential once moved a sum of twelve log-probabilities by 4e-3.
+                let tolerance = if CPU.contains(&name) { 2e-3 } else { 1e-2 };
+                assert!(difference <= tolerance, "{what}: score off by {difference}");
             }
             assert!(found.len() >= sequences.len(), "{what}");
         }

@@ -1,10 +1,10 @@
 //! Grouped-query attention with optional norms, over whole sequences or over a cache.
 //!
-//! Whole sequences (training, scoring without a cache) run on Burn's operations and are differentiable; a step with a
-//! cache runs [`cached_attention`]. Both compute the same numbers, and a test compares them. Keys and values are cached
-//! after their rotation.
+//! Under autodiff, whole sequences run on Burn's operations and are differentiable; everything else runs
+//! [`cached_attention`]. Both compute the same numbers, and a test compares them. Keys and values are cached after their
+//! rotation.
 
-use bitnet_kernels::{CacheTensor, cached_attention};
+use bitnet_kernels::{CacheFormat, CacheTensor, cached_attention};
 use burn::module::Module;
 use burn::nn::RmsNorm;
 use burn::tensor::activation::softmax;
@@ -68,7 +68,15 @@ impl Attention {
         let scale = (self.head_dim as f64).powf(-0.5);
 
         let o = match past {
-            Past::Nothing => attention(q, k, v, scale),
+            Past::Nothing if q.is_autodiff() => attention(q, k, v, scale),
+            Past::Nothing => {
+                // Burn's products of f32 are rounded to TF32 on NVIDIA GPUs, which moves logits by 0.5; ours are not.
+                let [batch, n_kv_heads, seq_len, head_dim] = k.dims();
+                let device = k.device();
+                let format = CacheFormat::F32;
+                let empty = CacheTensor::new(format, batch, n_kv_heads, seq_len, head_dim, &device);
+                cached_attention(q, k, v, empty, Tensor::zeros([batch], &device), scale).0
+            }
             Past::Cache { cache, starts } => {
                 let taken = cache.take().expect("each layer has its cache");
                 let (o, filled) = cached_attention(q, k, v, taken, starts.clone(), scale);
