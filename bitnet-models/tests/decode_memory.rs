@@ -20,7 +20,7 @@ const PER_TOKEN: usize = 64;
 
 #[test]
 fn two_thousand_tokens_leave_the_heap_as_it_was_after_fifty() {
-    let model = Model::random("tiny", &Device::default()).unwrap();
+    let model = Model::random("tiny", &Device::flex()).unwrap();
     let context = ContextOptions::new(TOKENS + 8);
     let mut session = Session::new(model.decoder(), 1, context).unwrap();
     let (sampling, stop) = (SamplingConfig::default(), StopConditions::new(&[], TOKENS));

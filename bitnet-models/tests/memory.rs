@@ -174,7 +174,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, usize)> {
 fn loading_takes_what_the_model_keeps_and_one_tensor() {
     let folder = tempfile::tempdir().unwrap();
     let files = files(folder.path());
-    let device = Device::default();
+    let device = Device::flex();
     for options in [LoadOptions::default(), LoadOptions::exact()] {
         for (path, tensor) in &files {
             let before = MEMORY.current_usage();

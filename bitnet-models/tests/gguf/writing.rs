@@ -294,7 +294,7 @@ fn checkpoints_of_every_family_can_be_written_and_run() {
             source.config()["rope_theta"].as_f64()
         );
         let config = architectures::read(&found, Overrides::default()).unwrap();
-        let (options, device) = (LoadOptions::exact(), Device::default());
+        let (options, device) = (LoadOptions::exact(), Device::flex());
         Decoder::load(&config, &found, &options, &device, &mut |_, _| ())
             .unwrap_or_else(|error| panic!("{path}: {error}"));
         for slot in slots
