@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError, TryLockError};
 
-/// Rounds of spinning before a thread sleeps, some 100 µs.
+/// Rounds of spinning before a thread sleeps.
 const SPINS: usize = 4_000;
 /// Set in [`Pool::state`] while a region takes threads.
 const OPEN: u64 = 1 << 31;

@@ -10,7 +10,7 @@ use super::pool;
 
 /// Limits the tasks of a product.
 const THREADS_VARIABLE: &str = "BITNET_THREADS";
-/// Multiply-adds of the smallest task, 2 to 4 µs of one core; a spinning thread begins after less than one.
+/// Multiply-adds of the smallest task: small, as a thread that spins begins at once.
 const WORK_PER_TASK: usize = 1 << 19;
 
 /// Most parts for each task.
