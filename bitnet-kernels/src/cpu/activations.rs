@@ -130,11 +130,8 @@ impl Activations {
             "{len} activations are no rows of {d_in}"
         );
         let rows = len / d_in;
-        let lanes = if rows < kernel.panel_from() {
-            kernel.lanes()
-        } else {
-            1
-        };
+        let panels = kernel.panels().filter(|panels| rows >= panels.panel_from());
+        let lanes = panels.map_or(kernel.lanes(), |_| 1);
         let stride = words_per_row(d_in).next_multiple_of(lanes) * CODES_PER_WORD;
         let mut values = vec![0; rows * stride + ALIGN];
         let start = values.as_ptr().align_offset(ALIGN).min(ALIGN);

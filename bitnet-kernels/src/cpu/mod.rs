@@ -43,14 +43,19 @@ pub const MAX_LANES: usize = 16;
 /// Names the kernel to use instead of the best one.
 pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
 
-/// The inner loops of one instruction set, those of [`TableKernel`] and [`PanelKernel`] among them.
+/// The inner loops of one instruction set, those of [`TableKernel`] among them.
 ///
 /// Activations come in blocks of `16 · lanes` columns, in the order that a shifted and masked vector of words has:
 /// `block[plane][lane][j] = column 16·lane + 4·plane + j`, so that `(words >> 2·plane) & CODE_MASK` meets its
 /// activations byte by byte. Sums are of *codes* 0, 1, 2; the caller subtracts the sum of the activations.
-pub trait Kernel: TableKernel + PanelKernel + Sync + Debug {
+pub trait Kernel: TableKernel + Sync + Debug {
     /// `{arch}-{isa}`, as in logs and in `BITNET_KERNEL`.
     fn name(&self) -> &'static str;
+
+    /// Its loops for many tokens, if it has any.
+    fn panels(&self) -> Option<&dyn PanelKernel> {
+        None
+    }
 
     /// Words in one vector: a power of two, from 4 to [`MAX_LANES`].
     fn lanes(&self) -> usize;

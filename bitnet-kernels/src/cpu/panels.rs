@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::simd::compiled;
 use super::tiles::{Groups, Product};
-use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
+use crate::packing::words::CODES_PER_WORD;
 
 /// Columns that are multiplied together.
 pub(super) const QUAD: usize = 4;
@@ -19,95 +19,55 @@ const PLANES: usize = CODES_PER_WORD / QUAD;
 const SPAN: usize = 160;
 
 /// The inner loops over panels in one instruction set.
-pub trait PanelKernel {
+pub trait PanelKernel: Sync {
     /// Rows of a panel.
-    fn panel_rows(&self) -> usize {
-        PORTABLE_ROWS
-    }
+    fn panel_rows(&self) -> usize;
 
     /// Most tokens in one call.
-    fn panel_tokens(&self) -> usize {
-        4
-    }
+    fn panel_tokens(&self) -> usize;
 
     /// The number of tokens from which panels are faster than reading packed weights again and again.
-    fn panel_from(&self) -> usize {
-        usize::MAX
-    }
+    fn panel_from(&self) -> usize;
 
     /// Unpacks rows of words to `panel [fours of columns, rows]`, four codes in each number.
     ///
     /// # Panics
     ///
     /// Panics unless there are [`panel_rows`](Self::panel_rows) rows of one length, and a panel for them.
-    fn unpack(&self, words: &[&[u32]], panel: &mut [u32]) {
-        unpack::<PORTABLE_ROWS>(words, panel);
-    }
+    fn unpack(&self, words: &[&[u32]], panel: &mut [u32]);
 
     /// Asks for words that are unpacked soon. A panel reads many rows at once, which no prefetcher of a CPU foresees; with
     /// eight tokens these loads are 40 % of a profile. Asking gained some percent, no more: it is not the whole answer.
-    fn prefetch(&self, words: &[u32]) {
-        let _ = words;
-    }
+    fn prefetch(&self, words: &[u32]);
 
     /// `sums[t][r] += Σ code(row r) · tokens[t]`, over the columns of the panel.
     ///
     /// # Panics
     ///
     /// Panics unless tokens and sums are as long as the panel asks.
-    fn panel_sums(&self, panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
-        for (token, sums) in tokens.iter().zip(sums.chunks_exact_mut(PORTABLE_ROWS)) {
-            for (codes, q) in panel
-                .chunks_exact(PORTABLE_ROWS)
-                .zip(token.as_chunks::<QUAD>().0)
-            {
-                for (sum, codes) in sums.iter_mut().zip(codes) {
-                    let products = codes.to_le_bytes().into_iter().zip(q);
-                    *sum += products
-                        .map(|(code, &q)| i32::from(code) * i32::from(q))
-                        .sum::<i32>();
-                }
-            }
-        }
-    }
-}
-
-const PORTABLE_ROWS: usize = 16;
-
-/// The body of [`PanelKernel::unpack`], to be compiled for an instruction set.
-#[inline(always)]
-pub(super) fn unpack<const R: usize>(words: &[&[u32]], panel: &mut [u32]) {
-    let len = words[0].len();
-    let rows: [&[u32]; R] = std::array::from_fn(|r| &words[r][..len]);
-    let panel = &mut panel.as_chunks_mut::<R>().0.as_chunks_mut::<PLANES>().0[..len];
-    for (at, planes) in panel.iter_mut().enumerate() {
-        let mut column = [0; R];
-        for (word, row) in column.iter_mut().zip(rows) {
-            *word = row[at];
-        }
-        for (plane, codes) in planes.iter_mut().enumerate() {
-            for (codes, word) in codes.iter_mut().zip(column) {
-                *codes = (word >> (2 * plane)) & CODE_MASK;
-            }
-        }
-    }
+    fn panel_sums(&self, panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]);
 }
 
 impl Product<'_> {
+    pub(super) fn panel_kernel(&self) -> &dyn PanelKernel {
+        let panels = self.kernel.panels();
+        panels.expect("activations are in their natural order for panels alone")
+    }
+
     /// Calls `emit` with the sums of codes of some weight rows from n on and token t. Rows beyond the last repeat it.
     pub(super) fn plain_panels(
         &self,
         rows: Range<usize>,
         mut emit: impl FnMut(usize, usize, &[i32]),
     ) {
-        let height = self.kernel.panel_rows();
+        let height = self.panel_kernel().panel_rows();
         let mut totals = vec![0; self.activations.rows() * height];
         self.panels(rows, 1, |n, columns, tokens, panel| {
             let tile = &mut totals[tokens.start * height..tokens.end * height];
             if columns.start == 0 {
                 tile.fill(0);
             }
-            self.kernel
+            self.panel_kernel()
                 .panel_sums(panel, &self.quads(&tokens, &columns), tile);
             if columns.end == self.width {
                 for (t, sums) in tokens.zip(tile.chunks_exact(height)) {
@@ -124,7 +84,7 @@ impl Product<'_> {
         groups: &Groups<'_>,
         mut emit: impl FnMut(usize, usize, &[f32]),
     ) {
-        let (height, words) = (self.kernel.panel_rows(), 2 * groups.pairs);
+        let (height, words) = (self.panel_kernel().panel_rows(), 2 * groups.pairs);
         let count = self.activations.rows();
         // Σ q of each group and token. Behind the last group there may be padding, of zeros.
         let corrections: Vec<i32> = (0..count)
@@ -137,7 +97,7 @@ impl Product<'_> {
             .map(|q| q.iter().map(|&q| i32::from(q)).sum())
             .collect();
         let mut totals = vec![0.0; count * height];
-        let mut sums = vec![0; self.kernel.panel_tokens() * height];
+        let mut sums = vec![0; self.panel_kernel().panel_tokens() * height];
         self.panels(rows, words, |n, columns, tokens, panel| {
             let tile = &mut totals[tokens.start * height..tokens.end * height];
             if columns.start == 0 {
@@ -152,7 +112,7 @@ impl Product<'_> {
                     *scale = groups.scale[(n + r).min(self.d_out - 1) * groups.count + g];
                 }
                 sums.fill(0);
-                self.kernel
+                self.panel_kernel()
                     .panel_sums(panel, &self.quads(&tokens, &part), sums);
                 compiled(self.kernel, || {
                     let rows = tile.chunks_exact_mut(height).zip(sums.chunks_exact(height));
@@ -179,9 +139,9 @@ impl Product<'_> {
         unit: usize,
         mut body: impl FnMut(usize, Range<usize>, Range<usize>, &[u32]),
     ) {
-        let (height, count) = (self.kernel.panel_rows(), self.activations.rows());
+        let (height, count) = (self.panel_kernel().panel_rows(), self.activations.rows());
         // Equal parts: eight tokens are two times four, not six and two.
-        let tile = count.div_ceil(count.div_ceil(self.kernel.panel_tokens()));
+        let tile = count.div_ceil(count.div_ceil(self.panel_kernel().panel_tokens()));
         let span = self
             .width
             .div_ceil(self.width.div_ceil(SPAN))
@@ -195,13 +155,13 @@ impl Product<'_> {
                 let panel = &mut panel[..columns.len() * PLANES * height];
                 words.clear();
                 words.extend((n..n + height).map(|row| self.row(row, &columns)));
-                self.kernel.unpack(&words, panel);
+                self.panel_kernel().unpack(&words, panel);
                 let (n_next, next) = match columns.end == self.width {
                     true => (n + height, 0..span.min(self.width)),
                     false => (n, columns.end..(columns.end + span).min(self.width)),
                 };
                 (n_next..(n_next + height).min(end))
-                    .for_each(|row| self.kernel.prefetch(self.row(row, &next)));
+                    .for_each(|row| self.panel_kernel().prefetch(self.row(row, &next)));
                 for t in (0..count).step_by(tile) {
                     body(n, columns.clone(), t..(t + tile).min(count), panel);
                 }

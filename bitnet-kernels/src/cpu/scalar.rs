@@ -3,9 +3,7 @@
 //! Reads canonical words like every kernel. Four words at a time are unpacked to 64 bytes and multiplied byte by byte,
 //! in fixed sizes and without branches, so that the compiler may use whatever vectors the target has.
 
-use super::{
-    Kernel, PanelKernel, ROWS, TABLE_BLOCK, TableBlocks, TableKernel, check_pair_sums, check_sums,
-};
+use super::{Kernel, ROWS, TABLE_BLOCK, TableBlocks, TableKernel, check_pair_sums, check_sums};
 use crate::TableFormat;
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 use crate::table::GROUP;
@@ -68,8 +66,6 @@ impl Kernel for Scalar {
         }
     }
 }
-
-impl PanelKernel for Scalar {}
 
 impl TableKernel for Scalar {
     fn table_tokens(&self) -> usize {

@@ -204,7 +204,7 @@ impl<'a> Product<'a> {
         }
         let work = out.len() * self.activations.d_in();
         let unit = if self.activations.is_natural() {
-            self.kernel.panel_rows()
+            self.panel_kernel().panel_rows()
         } else {
             ROWS
         };

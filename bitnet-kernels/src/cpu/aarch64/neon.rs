@@ -9,7 +9,7 @@ use super::{
     Block, LANES, PLANES, TOKENS, blocks, codes, load_bytes, load_words, reduce, store_pairs,
     unpack,
 };
-use crate::cpu::{Kernel, PanelKernel, ROWS, check_pair_sums, check_sums};
+use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
 
 /// Vectors of words between two widenings.
 const SPAN: usize = 16;
@@ -25,8 +25,6 @@ impl Neon {
         std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
     }
 }
-
-impl PanelKernel for Neon {}
 
 impl Kernel for Neon {
     fn name(&self) -> &'static str {

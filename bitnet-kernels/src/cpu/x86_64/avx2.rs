@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::panels::{self, QUAD};
+use crate::cpu::panels::QUAD;
 use crate::cpu::{Kernel, PanelKernel, ROWS, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
@@ -41,6 +41,10 @@ impl Avx2 {
 impl Kernel for Avx2 {
     fn name(&self) -> &'static str {
         "x86_64-avx2"
+    }
+
+    fn panels(&self) -> Option<&dyn PanelKernel> {
+        Some(self)
     }
 
     fn lanes(&self) -> usize {
@@ -123,7 +127,16 @@ impl PanelKernel for Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn unpack(words: &[&[u32]], panel: &mut [u32]) {
-    panels::unpack::<{ PANEL * LANES }>(words, panel);
+    const ROWS: usize = PANEL * LANES;
+    let len = words[0].len();
+    let rows: [&[u32]; ROWS] = std::array::from_fn(|r| &words[r][..len]);
+    let panel = panel.as_chunks_mut::<ROWS>().0.as_chunks_mut::<PLANES>().0;
+    for (at, planes) in panel[..len].iter_mut().enumerate() {
+        let column = rows.map(|row| row[at]);
+        for (plane, codes) in planes.iter_mut().enumerate() {
+            *codes = column.map(|word| (word >> (2 * plane)) & CODE_MASK);
+        }
+    }
 }
 
 /// Codes of 16 rows beside four activations of each token, in every lane the same.

@@ -40,6 +40,10 @@ impl Kernel for Avx512Vnni {
         "x86_64-avx512vnni"
     }
 
+    fn panels(&self) -> Option<&dyn PanelKernel> {
+        Some(self)
+    }
+
     fn lanes(&self) -> usize {
         LANES
     }
