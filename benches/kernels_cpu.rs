@@ -21,7 +21,7 @@ const ROTATION: usize = 288 << 20;
 const SHAPES: &[[usize; 2]] = &[[2560, 2560], [13824, 2560], [2560, 6912], [640, 2560]];
 /// The output head of 2B4T: larger than any cache, so one is read again and again.
 const HEAD: [usize; 2] = [128_256, 2560];
-const FEW: &[usize] = &[1, 4];
+const FEW: &[usize] = &[1, 4, 8];
 const MANY: &[usize] = &[32, 512];
 
 fn main() {

@@ -413,6 +413,75 @@ fn a_damaged_row_is_nan_and_its_neighbours_are_not() {
 }
 
 #[test]
+fn gradients_of_many_rows_are_those_of_the_dequantized_weight() {
+    let mut random = Random(10);
+    let (rows, d_out, d_in) = (300, 70, 90);
+    let trits = random.trits(d_out * d_in);
+    let dy = random.floats(rows * d_out);
+    for granularity in granularities(d_in) {
+        let scale = scales(&mut random, granularity, d_out, d_in);
+        let expected = reference::ternary_linear_dx(&dy, &trits, &scale, d_in);
+        let size = (expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32).sqrt();
+        for (name, device) in devices() {
+            let device = device.autodiff();
+            let weight = weight(&trits, scale.clone(), d_out, d_in, &device);
+            let x = Tensor::<2>::zeros([rows, d_in], &device).require_grad();
+            let loss = (ternary_linear(x.clone(), &weight, INT8)
+                * floats(&dy, [rows, d_out], &device))
+            .sum();
+            let dx = values(x.grad(&loss.backward()).expect("x is tracked"));
+            // Matrix units may round operands to eleven bits (TF32).
+            let error = dx.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+            let error = error.fold(0.0, f32::max);
+            assert!(error < 4e-3 * size, "{name}, {granularity}: {error}");
+        }
+    }
+}
+
+#[test]
+fn latent_gradients_of_many_rows_are_sums_over_quantized_inputs() {
+    let mut random = Random(11);
+    let (rows, d_out, d_in) = (1024, 36, 44);
+    let (x, dy) = (random.floats(rows * d_in), random.floats(rows * d_out));
+    let latent = random.floats(d_out * d_in);
+    let mut expected = vec![0.0f64; d_out * d_in];
+    let q = absmax_int8(&x, d_in);
+    for row in 0..rows {
+        for n in 0..d_out {
+            for k in 0..d_in {
+                let seen = f32::from(q.values[row * d_in + k]) / q.scale[row];
+                expected[n * d_in + k] += f64::from(dy[row * d_out + n]) * f64::from(seen);
+            }
+        }
+    }
+    let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
+    for (name, device) in devices() {
+        let device = device.autodiff();
+        let latent = floats(&latent, [d_out, d_in], &device).require_grad();
+        let packed = ternarize(
+            latent.clone(),
+            WeightQuantizer::AbsMean,
+            Granularity::Tensor,
+        );
+        let x = floats(&x, [rows, d_in], &device);
+        let y = ternary_linear_latent(x, latent.clone(), &packed, INT8);
+        let loss = (y * floats(&dy, [rows, d_out], &device)).sum();
+        let dw = values(
+            latent
+                .grad(&loss.backward())
+                .expect("the weight is tracked"),
+        );
+        // Matrix units may round operands to eleven bits (TF32).
+        let error = dw
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (f64::from(*a) - b).abs());
+        let error = error.fold(0.0, f64::max);
+        assert!(error < 4e-3 * size, "{name}: {error} of {size}");
+    }
+}
+
+#[test]
 fn gradients_equal_those_of_burn_on_the_dequantized_weight() {
     let mut random = Random(9);
     for &(rows, d_out, d_in) in &SHAPES[..13] {

@@ -1,6 +1,5 @@
 //! Gradients. The packed weight is frozen; a latent weight gets the straight-through gradient.
 
-use burn::backend::TensorMetadata;
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -8,12 +7,8 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::tensor::Shape;
 
-use crate::ops::{defaults, rows};
-use crate::{
-    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer,
-};
+use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
 
 #[derive(Debug)]
 struct PackedBackward;
@@ -48,14 +43,8 @@ impl<B: TernaryOps> Backward<B, 2> for LatentBackward {
         let (input, codes, scale, spec) = ops.state;
         if let Some(latent) = latent {
             let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
-            let (rows, d_out) = (rows(&dy.shape()), codes.shape()[0]);
-            let seen = match spec.activations {
-                ActivationQuantizer::Int8 => defaults::fake_quantize::<B>(input),
-                ActivationQuantizer::None => input,
-            };
-            let seen = B::float_reshape(seen, Shape::new([rows, spec.d_in]));
-            let dy = B::float_reshape(dy.clone(), Shape::new([rows, d_out]));
-            grads.register::<B>(latent.id, B::float_matmul(B::float_transpose(dy), seen));
+            let dw = B::ternary_linear_dw(dy.clone(), input, spec);
+            grads.register::<B>(latent.id, dw);
         }
         if let Some(x) = x {
             grads.register::<B>(x.id, B::ternary_linear_dx(dy, codes, scale, spec));
@@ -95,6 +84,16 @@ impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let dx = B::ternary_linear_dx(dy.into_primitive(), codes, scale.into_primitive(), spec);
         <FloatTensor<Self>>::new(dx)
+    }
+
+    /// Itself linear in `dy`, but no gradient of a gradient is offered, as everywhere in Burn's autodiff.
+    fn ternary_linear_dw(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let dw = B::ternary_linear_dw(dy.into_primitive(), x.into_primitive(), spec);
+        <FloatTensor<Self>>::new(dw)
     }
 
     fn ternary_linear_latent(

@@ -62,7 +62,38 @@ impl TernaryOps for CubeBackend {
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
         let shape = backward_shape(&dy.shape(), &spec);
-        float_product(dy, codes, scale, spec, shape, Direction::Backward)
+        if rows(&shape) < DENSE_FROM {
+            return float_product(dy, codes, scale, spec, shape, Direction::Backward);
+        }
+        let (count, d_out) = (rows(&shape), codes.shape()[0]);
+        let weight = dequantize(codes, scale, spec, dy.dtype);
+        let dy = burn_cubecl::ops::reshape(into_contiguous(dy), Shape::new([count, d_out]));
+        burn_cubecl::ops::reshape(Self::float_matmul(dy, weight), shape)
+    }
+
+    fn ternary_linear_dw(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let (count, d_out) = (rows(&dy.shape()), dy.shape()[dy.shape().num_dims() - 1]);
+        let x = into_contiguous(x);
+        let seen = match spec.activations {
+            ActivationQuantizer::Int8 => fake_quantize(&x, count, spec.d_in),
+            ActivationQuantizer::None => x,
+        };
+        // Few tiles with long sums would leave most multiprocessors idle: parts of the rows are summed side by side.
+        let tiles = d_out.div_ceil(TILE) * spec.d_in.div_ceil(TILE);
+        let parts = TILES.div_ceil(tiles).next_power_of_two();
+        let parts = parts.min(1 << count.trailing_zeros()).min(count / SHORTEST);
+        let parts = if parts < 2 { 1 } else { 1 << parts.ilog2() };
+        let split = |tensor, width| {
+            let shape = Shape::new([parts, count / parts, width]);
+            burn_cubecl::ops::reshape(tensor, shape)
+        };
+        let dy = split(into_contiguous(dy), d_out);
+        let dw = Self::float_matmul(Self::float_swap_dims(dy, 1, 2), split(seen, spec.d_in));
+        burn_cubecl::ops::reshape(Self::float_sum_dim(dw, 0), Shape::new([d_out, spec.d_in]))
     }
 
     fn ternarize(
@@ -93,6 +124,49 @@ impl TernaryOps for CubeBackend {
         let count = granularity.count(d_out, d_in);
         (codes, burn_cubecl::ops::reshape(scale, Shape::new([count])))
     }
+}
+
+/// Rows from which gradients are Burn's dense products, which use matrix units.
+const DENSE_FROM: usize = 256;
+
+/// Outputs along each side of a tile of Burn's matrix product.
+const TILE: usize = 128;
+/// Tiles that keep a large GPU busy.
+const TILES: usize = 256;
+/// Rows that a part of a sum has at least.
+const SHORTEST: usize = 256;
+
+/// What a product sees of `x`, whose shape has `rows` rows of `d_in`.
+fn fake_quantize(x: &CubeTensor, rows: usize, d_in: usize) -> CubeTensor {
+    let seen = empty_like(x, x.shape(), x.dtype);
+    let device = cube::Capabilities::of(&x.client);
+    let dtype = dtype_to_storage_type(x.dtype);
+    cube::quantize::fake_quantize(
+        &x.client,
+        &device,
+        &x.handle,
+        &seen.handle,
+        (rows, d_in),
+        dtype,
+    );
+    seen
+}
+
+/// `scale·T [d_out, d_in]`.
+fn dequantize(codes: CubeTensor, scale: CubeTensor, spec: TernarySpec, dtype: DType) -> CubeTensor {
+    let (codes, scale) = (into_contiguous(codes), into_contiguous(scale));
+    let (d_out, d_in) = (codes.shape()[0], spec.d_in);
+    let weight = empty_like(&codes, Shape::new([d_out, d_in]), dtype);
+    cube::dequantize::launch(
+        &weight.client,
+        &codes.handle,
+        &scale.handle,
+        &weight.handle,
+        (d_out, d_in),
+        spec.granularity,
+        dtype_to_storage_type(dtype),
+    );
+    weight
 }
 
 fn float_product(

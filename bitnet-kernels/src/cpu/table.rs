@@ -15,6 +15,8 @@ use crate::{Granularity, TableFormat, TableView};
 pub const TABLE_BLOCK: usize = 64;
 /// Most rows of x that any kernel takes at a time.
 const MAX_TOKENS: usize = 8;
+/// Table rows in one call.
+pub(super) const TABLE_ROWS: usize = 3;
 /// Words of a table that a block of rows takes: a part of the second-level cache.
 const BLOCK_WORDS: usize = 32 << 10;
 /// Multiply-adds with floats cost several times what those of codes and int8 do.
@@ -43,6 +45,17 @@ pub trait TableKernel: Sync + Debug {
     ///
     /// Panics unless words, scales and each row of x have the same whole number of blocks.
     fn table_sums(&self, row: TableBlocks<'_>, x: &[&[f32]], sums: &mut [f32]);
+
+    /// [`table_sums`](Self::table_sums) of up to three table rows: `sums[r · x.len() + t]`. A kernel may share the loads of x.
+    ///
+    /// # Panics
+    ///
+    /// As [`table_sums`](Self::table_sums).
+    fn table_tile(&self, rows: &[TableBlocks<'_>], x: &[&[f32]], sums: &mut [f32]) {
+        for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(x.len())) {
+            self.table_sums(*row, x, sums);
+        }
+    }
 }
 
 impl TableBlocks<'_> {
@@ -93,16 +106,22 @@ pub fn table_linear(kernel: &dyn Kernel, x: &[f32], table: &TableView<'_>, out: 
     let work = WORK_PER_NUMBER * count * rows * columns;
     threads::split(out, rows, 1, work, |range, mut out| {
         let block = (BLOCK_WORDS / table.format().words_per_row(columns)).max(1);
-        let mut sums = [0.0; MAX_TOKENS];
+        let mut sums = [0.0; TABLE_ROWS * MAX_TOKENS];
+        // Equal parts: eight rows of x are two times four, not five and three.
+        let tokens = count.div_ceil(count.div_ceil(kernel.table_tokens()));
         for first in range.clone().step_by(block) {
-            for start in (0..count).step_by(kernel.table_tokens()) {
-                let tokens = start..(start + kernel.table_tokens()).min(count);
-                let sums = &mut sums[..tokens.len()];
+            let end = (first + block).min(range.end);
+            for start in (0..count).step_by(tokens) {
+                let tokens = start..(start + tokens).min(count);
                 let (whole, tail) = x.rows(&tokens);
-                for n in first..(first + block).min(range.end) {
-                    row_sums(kernel, table, n, &whole, &tail, sums);
-                    for (out, &sum) in out[tokens.clone()].iter_mut().zip(&*sums) {
-                        out[n - range.start] = sum;
+                for n in (first..end).step_by(TABLE_ROWS) {
+                    let rows = n..(n + TABLE_ROWS).min(end);
+                    let sums = &mut sums[..rows.len() * tokens.len()];
+                    tile_sums(kernel, table, rows.clone(), &whole, &tail, sums);
+                    for (n, sums) in rows.zip(sums.chunks_exact(tokens.len())) {
+                        for (out, &sum) in out[tokens.clone()].iter_mut().zip(sums) {
+                            out[n - range.start] = sum;
+                        }
                     }
                 }
             }
@@ -110,48 +129,68 @@ pub fn table_linear(kernel: &dyn Kernel, x: &[f32], table: &TableView<'_>, out: 
     });
 }
 
-/// Σₖ W[n, k] · x[t, k] for some rows of x.
-fn row_sums(
+/// Σₖ W[n, k] · x[t, k] for some table rows and rows of x: `[table rows, rows of x]`.
+fn tile_sums(
     kernel: &dyn Kernel,
     table: &TableView<'_>,
-    n: usize,
+    rows: Range<usize>,
     whole: &[&[f32]],
     tail: &[&[f32]],
     sums: &mut [f32],
 ) {
-    let (format, scale) = (table.format(), table.row_scales(n));
-    let per_block = TableBlocks::words_per_block(format);
+    let format = table.format();
     let blocks = table.columns() / TABLE_BLOCK;
-    let (words, last_words) = table.row_words(n).split_at(blocks * per_block);
+    let cut = blocks * TableBlocks::words_per_block(format);
     let grouped = matches!(format.granularity(), Granularity::Group(_));
-    let (scale, last_scale) = scale.split_at(if grouped { 2 * blocks } else { 0 });
+    let scales_cut = if grouped { 2 * blocks } else { 0 };
+    let tile: [TableBlocks<'_>; TABLE_ROWS] = std::array::from_fn(|r| {
+        let n = (rows.start + r).min(rows.end - 1);
+        TableBlocks {
+            format,
+            words: &table.row_words(n)[..cut],
+            scale: &table.row_scales(n)[..scales_cut],
+        }
+    });
+    kernel.table_tile(&tile[..rows.len()], whole, sums);
+    for (n, sums) in rows.zip(sums.chunks_exact_mut(whole.len())) {
+        let (words, scale) = (
+            &table.row_words(n)[cut..],
+            &table.row_scales(n)[scales_cut..],
+        );
+        if !tail.is_empty() {
+            add_tail(kernel, format, words, scale, tail, sums);
+        }
+        if !grouped {
+            sums.iter_mut().for_each(|sum| *sum *= scale[0]);
+        }
+    }
+}
+
+/// Adds the products of the columns behind the last whole block, padded with zeros.
+fn add_tail(
+    kernel: &dyn Kernel,
+    format: TableFormat,
+    last_words: &[u32],
+    last_scale: &[f32],
+    tail: &[&[f32]],
+    sums: &mut [f32],
+) {
+    let (mut words, mut scale) = ([0; TABLE_BLOCK], [0.0; 2]);
+    words[..last_words.len()].copy_from_slice(last_words);
+    if matches!(format.granularity(), Granularity::Group(_)) {
+        scale[..last_scale.len()].copy_from_slice(last_scale);
+    }
     let row = TableBlocks {
         format,
-        words,
-        scale,
+        words: &words[..TableBlocks::words_per_block(format)],
+        scale: &scale,
     };
-    kernel.table_sums(row, whole, sums);
-    if !tail.is_empty() {
-        let (mut words, mut scale) = ([0; TABLE_BLOCK], [0.0; 2]);
-        words[..last_words.len()].copy_from_slice(last_words);
-        if grouped {
-            scale[..last_scale.len()].copy_from_slice(last_scale);
-        }
-        let row = TableBlocks {
-            format,
-            words: &words[..per_block],
-            scale: &scale,
-        };
-        let mut rest = [0.0; MAX_TOKENS];
-        let rest = &mut rest[..sums.len()];
-        kernel.table_sums(row, tail, rest);
-        sums.iter_mut()
-            .zip(rest)
-            .for_each(|(sum, rest)| *sum += *rest);
-    }
-    if !grouped {
-        sums.iter_mut().for_each(|sum| *sum *= last_scale[0]);
-    }
+    let mut rest = [0.0; MAX_TOKENS];
+    let rest = &mut rest[..sums.len()];
+    kernel.table_sums(row, tail, rest);
+    sums.iter_mut()
+        .zip(rest)
+        .for_each(|(sum, rest)| *sum += *rest);
 }
 
 /// Rows of x, cut into whole blocks and a tail that is padded with zeros.

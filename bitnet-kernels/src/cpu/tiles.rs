@@ -219,6 +219,8 @@ impl<'a> Product<'a> {
         mut body: impl FnMut(Range<usize>, Range<usize>),
     ) {
         let count = self.activations.rows();
+        // Equal parts: twelve tokens are two times six, not eight and four.
+        let tokens = count.div_ceil(count.div_ceil(tokens));
         let block = (BLOCK_BYTES / (4 * self.width))
             .max(1)
             .next_multiple_of(ROWS);
@@ -252,19 +254,20 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// In fours of rows.
+    /// In fours of rows. `emit` gets the rows of a block together: calling it for each four took as long as the products of
+    /// eight tokens.
     fn plain(&self, rows: Range<usize>, mut emit: impl FnMut(usize, usize, &[i32])) {
-        let mut sums = Vec::new();
+        let (mut sums, mut line) = (Vec::new(), Vec::new());
         self.tiles(rows, self.kernel.tokens(), |rows, tokens| {
             sums.clear();
             sums.resize(rows.len().div_ceil(ROWS) * tokens.len(), [0; ROWS]);
             for columns in self.chunks(tokens.len()) {
                 self.add_block(rows.clone(), tokens.clone(), columns, &mut sums);
             }
-            for (sums, n) in sums.chunks_exact(tokens.len()).zip(rows.step_by(ROWS)) {
-                for (sums, t) in sums.iter().zip(tokens.clone()) {
-                    emit(n, t, sums);
-                }
+            for (at, t) in tokens.clone().enumerate() {
+                line.clear();
+                line.extend(sums[at..].iter().step_by(tokens.len()).flatten());
+                emit(rows.start, t, &line[..rows.len()]);
             }
         });
     }
@@ -354,6 +357,7 @@ impl<'a> Product<'a> {
         let mut pairs = vec![[0; ROWS]; kernel.tokens() * stride];
         let mut corrections = vec![0; kernel.tokens() * count];
         let mut scales = vec![[0.0; ROWS]; count];
+        let mut totals = Vec::new();
 
         self.tiles(rows, kernel.tokens(), |rows, tokens| {
             // Rows of codes 1 give the sums of the activations.
@@ -374,6 +378,9 @@ impl<'a> Product<'a> {
             }
             let (whole, tail) = self.cut(0..self.width);
             let (q_whole, q_tail) = (self.q(&tokens, &whole), self.q(&tokens, &tail));
+            let height = rows.len().next_multiple_of(ROWS);
+            totals.clear();
+            totals.resize(tokens.len() * height, 0.0);
             for n in rows.clone().step_by(ROWS) {
                 let panel = panel(n, &rows);
                 kernel.pair_sums(self.rows(panel, &whole), &q_whole, &mut pairs, stride);
@@ -386,9 +393,14 @@ impl<'a> Product<'a> {
                 let operands = pairs
                     .chunks_exact(stride)
                     .zip(corrections.chunks_exact(count));
-                for (t, (pairs, corrections)) in tokens.clone().zip(operands) {
-                    emit(n, t, &groups.totals(pairs, corrections, &scales));
+                let lines = totals.chunks_exact_mut(height);
+                for ((pairs, corrections), line) in operands.zip(lines) {
+                    let place = &mut line[n - rows.start..][..ROWS];
+                    place.copy_from_slice(&groups.totals(pairs, corrections, &scales));
                 }
+            }
+            for (t, line) in tokens.clone().zip(totals.chunks_exact(height)) {
+                emit(rows.start, t, &line[..rows.len()]);
             }
         });
     }

@@ -98,42 +98,9 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
     }
     let unit = UNIT_POS as usize;
     let quads = quads as usize;
-    let mut maxima = Shared::<[u32]>::new_slice(units);
-
-    let mut largest = 0u32;
-    let mut quad = unit;
-    while quad < quads {
-        let four = load_four::<F, V>(x, row, quad, d_in, width);
-        #[unroll]
-        for j in 0..4usize {
-            let bits = u32::reinterpret(four[j]) & 0x7FFF_FFFFu32;
-            largest = select(bits > largest, bits, largest);
-        }
-        quad += units;
-    }
-    maxima[unit] = largest;
-    sync_cube();
-    let mut half = comptime!(units / 2);
-    #[unroll]
-    for _ in 0..comptime!(units.ilog2()) {
-        if unit < half {
-            let other = maxima[unit + half];
-            if other > maxima[unit] {
-                maxima[unit] = other;
-            }
-        }
-        sync_cube();
-        comptime!(half /= 2);
-    }
-    let largest = maxima[0];
-    sync_cube();
-
-    let floor = u32::reinterpret(f32::new(1e-5_f32));
-    let amax = f32::reinterpret(select(largest > floor, largest, floor));
+    let largest = largest_bits::<F, V>(x, row, quads, d_in, units, width);
     let healthy = largest < INFINITY_BITS;
-    // NaN stays NaN, infinity gives 0; both make the epilogue's quotient NaN.
-    let damaged = select(largest == INFINITY_BITS, f32::new(0.0_f32), amax);
-    let scale = select(healthy, quotient_of_127(amax), damaged);
+    let scale = scale_of(largest);
 
     let mut sum = 0i32;
     let mut quad = unit;
@@ -171,6 +138,111 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
     if unit == 0 {
         scales[row] = scale;
         sums[row] = partial[0];
+    }
+}
+
+/// The bits of the largest magnitude of a row, known to all units of the cube.
+#[cube]
+fn largest_bits<F: Float, V: Size>(
+    x: &[Vector<F, V>],
+    row: usize,
+    quads: usize,
+    d_in: u32,
+    #[comptime] units: usize,
+    #[comptime] width: usize,
+) -> u32 {
+    let unit = UNIT_POS as usize;
+    let mut maxima = Shared::<[u32]>::new_slice(units);
+    let mut largest = 0u32;
+    let mut quad = unit;
+    while quad < quads {
+        let four = load_four::<F, V>(x, row, quad, d_in, width);
+        #[unroll]
+        for j in 0..4usize {
+            let bits = u32::reinterpret(four[j]) & 0x7FFF_FFFFu32;
+            largest = select(bits > largest, bits, largest);
+        }
+        quad += units;
+    }
+    maxima[unit] = largest;
+    sync_cube();
+    let mut half = comptime!(units / 2);
+    #[unroll]
+    for _ in 0..comptime!(units.ilog2()) {
+        if unit < half {
+            let other = maxima[unit + half];
+            if other > maxima[unit] {
+                maxima[unit] = other;
+            }
+        }
+        sync_cube();
+        comptime!(half /= 2);
+    }
+    let largest = maxima[0];
+    sync_cube();
+    largest
+}
+
+/// The scale of a row from the bits of its largest magnitude. NaN stays NaN, infinity gives 0; both make quotients NaN.
+#[cube]
+fn scale_of(largest: u32) -> f32 {
+    let floor = u32::reinterpret(f32::new(1e-5_f32));
+    let amax = f32::reinterpret(select(largest > floor, largest, floor));
+    let damaged = select(largest == INFINITY_BITS, f32::new(0.0_f32), amax);
+    select(largest < INFINITY_BITS, quotient_of_127(amax), damaged)
+}
+
+/// Writes `q(x) / s` for `x [rows, d_in]`, both of element type `dtype`: what a product sees of its input.
+pub fn fake_quantize(
+    client: &Client,
+    device: &Capabilities,
+    x: &Handle,
+    seen: &Handle,
+    (rows, d_in): (usize, usize),
+    dtype: ElemType,
+) {
+    let units = device.max_units.min(256);
+    fake_quantize_rows::launch(
+        client,
+        cube_count(rows),
+        CubeDim::new_1d(units),
+        1,
+        buffer(x, rows * d_in),
+        buffer(seen, rows * d_in),
+        rows as u32,
+        d_in as u32,
+        (words_per_row(d_in) * 4) as u32,
+        units as usize,
+        1,
+        dtype,
+    );
+}
+
+#[cube(launch)]
+pub(crate) fn fake_quantize_rows<F: Float, V: Size>(
+    x: &[Vector<F, V>],
+    seen: &mut [F],
+    rows: u32,
+    d_in: u32,
+    quads: u32,
+    #[comptime] units: usize,
+    #[comptime] width: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let row = CUBE_POS;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let largest = largest_bits::<F, V>(x, row, quads as usize, d_in, units, width);
+    let scale = scale_of(largest);
+    let d_in = d_in as usize;
+    let mut column = UNIT_POS as usize;
+    while column < d_in {
+        let value = f32::cast_from(x[row * d_in + column].extract(0usize));
+        let scaled = Round::round(value * scale);
+        let q = clamp(scaled, f32::new(-128.0_f32), f32::new(127.0_f32));
+        seen[row * d_in + column] = F::cast_from(q / scale);
+        column += units;
     }
 }
 

@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
 use super::attention::{attend, plan, store};
-use super::{Capabilities, float, gemm, gemv, quantize, table, ternarize};
+use super::{Capabilities, dequantize, float, gemm, gemv, quantize, table, ternarize};
 use crate::{AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
 
 /// One kernel variant: its name, and how to define it.
@@ -114,6 +114,28 @@ fn variants(native: bool) -> Vec<Variant> {
                 }),
             );
         }
+        add(
+            format!("fake_quantize_rows {dtype:?}"),
+            false,
+            Box::new(move || {
+                let (settings, properties, target) = start((256, 1));
+                quantize::fake_quantize_rows::FakeQuantizeRows::new(
+                    settings,
+                    properties,
+                    target,
+                    b(),
+                    b(),
+                    (),
+                    (),
+                    (),
+                    1,
+                    256,
+                    1,
+                    dtype,
+                )
+                .define()
+            }),
+        );
         for direction in [float::Direction::Forward, float::Direction::Backward] {
             add(
                 format!("ternary_float {dtype:?} {direction:?}"),
@@ -175,6 +197,30 @@ fn variants(native: bool) -> Vec<Variant> {
                 }),
             );
         }
+        add(
+            format!("unpack_words {dtype:?}"),
+            false,
+            Box::new(move || {
+                let (settings, properties, target) = start((64, 1));
+                let plan = dequantize::Blueprint { units: 64 };
+                dequantize::unpack_words::UnpackWords::new(
+                    settings,
+                    properties,
+                    target,
+                    b(),
+                    b(),
+                    b(),
+                    (),
+                    (),
+                    (),
+                    (),
+                    (),
+                    plan,
+                    dtype,
+                )
+                .define()
+            }),
+        );
         for grouped in [false, true] {
             add(
                 format!("ternary_gemm {dtype:?} grouped {grouped}"),

@@ -63,6 +63,22 @@ pub fn ternary_linear_dx<B: Backend>(
     narrow::<B>(B::float_reshape(B::float_matmul(dy, weight), shape), dtype)
 }
 
+/// See [`TernaryOps::ternary_linear_dw`](super::TernaryOps::ternary_linear_dw).
+pub fn ternary_linear_dw<B: Backend>(
+    dy: FloatTensor<B>,
+    x: FloatTensor<B>,
+    spec: TernarySpec,
+) -> FloatTensor<B> {
+    let (rows, d_out) = (rows(&dy.shape()), dy.shape()[dy.shape().num_dims() - 1]);
+    let seen = match spec.activations {
+        ActivationQuantizer::Int8 => fake_quantize::<B>(x),
+        ActivationQuantizer::None => x,
+    };
+    let seen = B::float_reshape(seen, Shape::new([rows, spec.d_in]));
+    let dy = B::float_reshape(dy, Shape::new([rows, d_out]));
+    B::float_matmul(B::float_transpose(dy), seen)
+}
+
 /// See [`TernaryOps::ternarize`](super::TernaryOps::ternarize).
 pub fn ternarize<B: Backend>(
     latent: FloatTensor<B>,
@@ -105,7 +121,7 @@ pub fn ternarize<B: Backend>(
 pub(crate) struct BlockMeans<B: Backend> {
     /// `max(mean|W|, 1e-5)`, without the floor for [`WeightQuantizer::Sign`].
     pub scale: FloatTensor<B>,
-    /// `mean(W)`.
+    /// `mean(W)` for [`WeightQuantizer::Sign`], else anything.
     pub centre: FloatTensor<B>,
 }
 
@@ -118,7 +134,8 @@ pub(crate) fn block_means<B: Backend>(
     let [d_out, d_in] = latent.shape().dims();
     let latent = widen::<B>(latent);
     let mean = |values: FloatTensor<B>| match granularity {
-        Granularity::Tensor => B::float_reshape(B::float_mean(values), Shape::new([1, 1])),
+        // Row by row first: one long sum keeps a GPU waiting for a single multiprocessor.
+        Granularity::Tensor => B::float_mean_dim(B::float_mean_dim(values, 1), 0),
         Granularity::Row => B::float_mean_dim(values, 1),
         Granularity::Group(size) => {
             let groups = d_in.div_ceil(size);
@@ -135,13 +152,20 @@ pub(crate) fn block_means<B: Backend>(
             div::<B>(sums, sizes)
         }
     };
-    let centre = mean(latent.clone());
-    let absmean = mean(B::float_abs(latent));
-    let scale = match quantizer {
-        WeightQuantizer::AbsMean => B::float_clamp_min(absmean, Scalar::from(EPSILON)),
-        WeightQuantizer::Sign => absmean,
-    };
-    BlockMeans { scale, centre }
+    let absmean = mean(B::float_abs(latent.clone()));
+    match quantizer {
+        WeightQuantizer::AbsMean => {
+            let scale = B::float_clamp_min(absmean, Scalar::from(EPSILON));
+            BlockMeans {
+                centre: scale.clone(),
+                scale,
+            }
+        }
+        WeightQuantizer::Sign => BlockMeans {
+            centre: mean(latent),
+            scale: absmean,
+        },
+    }
 }
 
 /// `q` and reciprocal scale `s [rows, 1]` of `x [rows, d_in]` in f32.

@@ -109,6 +109,17 @@ pub trait TernaryOps: Backend {
         defaults::ternary_linear_dx::<Self>(dy, codes, scale, spec)
     }
 
+    /// `dW = dyᵀ · x̃`, with `x̃` what the forward product saw of `x`: `dy [.., d_out]` and `x [.., d_in]` to `[d_out, d_in]`, in the
+    /// dtype of `x`.
+    #[fusion(dtype = x, shape = weight_shape(dy, spec))]
+    fn ternary_linear_dw(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        defaults::ternary_linear_dw::<Self>(dy, x, spec)
+    }
+
     /// Forward of a layer with a latent weight: [`ternary_linear`](Self::ternary_linear) on its quantized form. Under
     /// autodiff both quantizers pass gradients straight through: `dL/dx = dL/dy·W̃`, `dL/dW = (dL/dy)ᵀ·x̃`.
     #[fusion(dtype = x, shape = forward_shape(x, codes))]
@@ -154,6 +165,12 @@ pub(crate) fn forward_shape(x: &Shape, codes: &Shape) -> Shape {
 /// Shape of `dx`, from `dy [.., d_out]`.
 pub(crate) fn backward_shape(dy: &Shape, spec: &TernarySpec) -> Shape {
     with_last(dy, spec.d_in)
+}
+
+/// Shape of `dW`, from `dy [.., d_out]`.
+#[cfg(feature = "cube")]
+pub(crate) fn weight_shape(dy: &Shape, spec: &TernarySpec) -> Shape {
+    Shape::new([dy[dy.num_dims() - 1], spec.d_in])
 }
 
 fn with_last(shape: &Shape, size: usize) -> Shape {

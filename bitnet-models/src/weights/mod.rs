@@ -33,7 +33,7 @@ use crate::ModelError;
 use crate::tokenizer::Vocabulary;
 
 pub use arithmetic::Arithmetic;
-pub use burnpack::{PackOptions, write as write_packed};
+pub use burnpack::{PackOptions, embedded, write as write_packed};
 pub use export::{ExportOptions, Variant, export};
 pub use gguf::{Array as GgufArray, Gguf, GgufLayout, GgufOptions, Value as GgufValue, write_gguf};
 pub use json::ConfigReader;

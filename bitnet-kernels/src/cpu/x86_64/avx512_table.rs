@@ -8,11 +8,12 @@ use std::arch::x86_64::*;
 
 use super::Avx512Vnni;
 use crate::TableFormat;
+use crate::cpu::table::TABLE_ROWS;
 use crate::cpu::{TABLE_BLOCK, TableBlocks, TableKernel};
 
 const LANES: usize = 16;
 const VECTORS: usize = TABLE_BLOCK / LANES;
-const TOKENS: usize = 5;
+const TOKENS: usize = 8;
 /// Bytes ahead of the table in use, as measured for ternary weights.
 const PREFETCH: usize = 4096;
 /// The words of each vector's sixteen 4-bit codes.
@@ -38,103 +39,142 @@ impl TableKernel for Avx512Vnni {
     }
 
     fn table_sums(&self, row: TableBlocks<'_>, x: &[&[f32]], sums: &mut [f32]) {
-        row.check(x, sums);
+        self.table_tile(&[row], x, sums);
+    }
+
+    fn table_tile(&self, rows: &[TableBlocks<'_>], x: &[&[f32]], sums: &mut [f32]) {
+        let count = x.len();
+        assert_eq!(sums.len(), rows.len() * count, "a sum for each row of both");
+        for (row, sums) in rows.iter().zip(sums.chunks_exact(count)) {
+            row.check(x, sums);
+        }
+        let tile = <&[TableBlocks<'_>; TABLE_ROWS]>::try_from(rows);
         // SAFETY: the CPU has the features of these functions, because `self` exists.
         unsafe {
-            match x.len() {
-                1 => row_sums::<1>(row, x, sums),
-                2 => row_sums::<2>(row, x, sums),
-                3 => row_sums::<3>(row, x, sums),
-                4 => row_sums::<4>(row, x, sums),
-                5 => row_sums::<5>(row, x, sums),
-                count => panic!("{count} rows of x, expected 1 to {TOKENS}"),
+            match (tile, count) {
+                (Ok(rows), 3) => tile_sums::<3, { VECTORS / 2 }, TABLE_ROWS>(*rows, x, sums),
+                (Ok(rows), 4) => tile_sums::<4, { VECTORS / 2 }, TABLE_ROWS>(*rows, x, sums),
+                (Ok(rows), 5) => tile_sums::<5, 1, TABLE_ROWS>(*rows, x, sums),
+                (Ok(rows), 6) => tile_sums::<6, 1, TABLE_ROWS>(*rows, x, sums),
+                (Ok(rows), 7) => tile_sums::<7, 1, TABLE_ROWS>(*rows, x, sums),
+                (Ok(rows), 8) => tile_sums::<8, 1, TABLE_ROWS>(*rows, x, sums),
+                _ => {
+                    for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(count)) {
+                        match count {
+                            1 => tile_sums::<1, VECTORS, 1>([*row], x, sums),
+                            2 => tile_sums::<2, VECTORS, 1>([*row], x, sums),
+                            3 => tile_sums::<3, VECTORS, 1>([*row], x, sums),
+                            4 => tile_sums::<4, VECTORS, 1>([*row], x, sums),
+                            5 => tile_sums::<5, VECTORS, 1>([*row], x, sums),
+                            6 => tile_sums::<6, 1, 1>([*row], x, sums),
+                            7 => tile_sums::<7, 1, 1>([*row], x, sums),
+                            8 => tile_sums::<8, 1, 1>([*row], x, sums),
+                            count => panic!("{count} rows of x, expected 1 to {TOKENS}"),
+                        }
+                    }
+                }
             }
         }
     }
 }
 
+/// T rows of x and R table rows, V of the four vectors of each block at a time: R · T · V sums stay in registers.
+///
+/// Eight rows of x do not fit the first-level cache; three table rows for each load of theirs hide that.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn row_sums<const T: usize>(row: TableBlocks<'_>, x: &[&[f32]], sums: &mut [f32]) {
-    let x: [&[[f32; TABLE_BLOCK]]; T] = std::array::from_fn(|t| x[t].as_chunks().0);
-    let found = match row.format {
-        TableFormat::F32 => product(row.words, x, |_, words: &[u32; 64]| {
-            let mut w = [_mm512_setzero_ps(); VECTORS];
-            for v in 0..VECTORS {
-                w[v] = _mm512_castsi512_ps(load512(&words.as_chunks().0[v]));
-            }
-            w
+fn tile_sums<const T: usize, const V: usize, const R: usize>(
+    rows: [TableBlocks<'_>; R],
+    x: &[&[f32]],
+    sums: &mut [f32],
+) {
+    match rows[0].format {
+        TableFormat::F32 => product::<T, V, R, 64>(rows, x, sums, |_, _, v, words| {
+            _mm512_castsi512_ps(load512(&words.as_chunks().0[v]))
         }),
-        TableFormat::F16 => product(row.words, x, |_, words: &[u32; 32]| {
-            let mut w = [_mm512_setzero_ps(); VECTORS];
-            for v in 0..VECTORS {
-                w[v] = _mm512_cvtph_ps(load256(&words.as_chunks().0[v]));
-            }
-            w
+        TableFormat::F16 => product::<T, V, R, 32>(rows, x, sums, |_, _, v, words| {
+            _mm512_cvtph_ps(load256(&words.as_chunks().0[v]))
         }),
-        TableFormat::BF16 => product(row.words, x, |_, words: &[u32; 32]| {
-            let mut w = [_mm512_setzero_ps(); VECTORS];
-            for v in 0..VECTORS {
-                let upper = _mm512_cvtepu16_epi32(load256(&words.as_chunks().0[v]));
-                w[v] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(upper));
-            }
-            w
+        TableFormat::BF16 => product::<T, V, R, 32>(rows, x, sums, |_, _, v, words| {
+            let upper = _mm512_cvtepu16_epi32(load256(&words.as_chunks().0[v]));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(upper))
         }),
-        TableFormat::Int8 => product(row.words, x, |_, words: &[u32; 16]| {
-            let mut w = [_mm512_setzero_ps(); VECTORS];
-            for v in 0..VECTORS {
-                let codes = _mm512_cvtepi8_epi32(load128(&words.as_chunks().0[v]));
-                w[v] = _mm512_cvtepi32_ps(codes);
-            }
-            w
+        TableFormat::Int8 => product::<T, V, R, 16>(rows, x, sums, |_, _, v, words| {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(&words.as_chunks().0[v])))
         }),
         TableFormat::Int4 => {
-            let scale = row.scale.as_chunks::<2>().0;
+            let scales = rows.map(|row| row.scale.as_chunks::<2>().0);
             let (int4, shifts) = (load_floats(&INT4), load512(&SHIFTS));
-            product(row.words, x, |block, words: &[u32; 8]| {
+            product::<T, V, R, 8>(rows, x, sums, |r, block, v, words| {
                 let words = _mm512_castsi256_si512(load256(words));
-                let mut w = [_mm512_setzero_ps(); VECTORS];
-                for v in 0..VECTORS {
-                    let values = _mm512_mul_ps(int4, _mm512_set1_ps(scale[block][v / 2]));
-                    let codes = _mm512_permutexvar_epi32(load512(&SOURCES[v]), words);
-                    // The permutation reads the lowest four bits of each index.
-                    w[v] = _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, shifts), values);
-                }
-                w
-            })
+                let values = _mm512_mul_ps(int4, _mm512_set1_ps(scales[r][block][v / 2]));
+                let codes = _mm512_permutexvar_epi32(load512(&SOURCES[v]), words);
+                // The permutation reads the lowest four bits of each index.
+                _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, shifts), values)
+            });
         }
-    };
-    sums.copy_from_slice(&found);
+    }
 }
 
-/// Σ w · x for T rows of x; `decode` makes floats of the `W` words of a block.
+/// Σ w · x; `decode` makes floats of one vector of a block of `W` words, given its table row, block and vector.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn product<const T: usize, const W: usize>(
-    words: &[u32],
-    x: [&[[f32; TABLE_BLOCK]]; T],
-    decode: impl Fn(usize, &[u32; W]) -> [__m512; VECTORS],
-) -> [f32; T] {
-    let words = words.as_chunks::<W>().0;
-    let x = x.map(|x| &x[..words.len()]);
-    let mut acc = [[_mm512_setzero_ps(); VECTORS]; T];
-    for (block, words) in words.iter().enumerate() {
-        for line in words.chunks(LANES) {
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_byte_add(PREFETCH).cast());
+fn product<const T: usize, const V: usize, const R: usize, const W: usize>(
+    rows: [TableBlocks<'_>; R],
+    x: &[&[f32]],
+    sums: &mut [f32],
+    decode: impl Fn(usize, usize, usize, &[u32; W]) -> __m512,
+) {
+    let words = rows.map(|row| row.words.as_chunks::<W>().0);
+    let x: [&[[f32; TABLE_BLOCK]]; T] = std::array::from_fn(|t| x[t].as_chunks().0);
+    let mut total = [[[_mm512_setzero_ps(); VECTORS]; T]; R];
+    for first in (0..VECTORS).step_by(V) {
+        let found = pass::<T, V, R, W>(words, x, first, &decode);
+        for (total, found) in total.iter_mut().flatten().zip(found.iter().flatten()) {
+            total[first..first + V].copy_from_slice(found);
         }
-        let w = decode(block, words);
+    }
+    for (sum, [a, b, c, d]) in sums.iter_mut().zip(total.into_iter().flatten()) {
+        let all = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+        *sum = _mm512_reduce_add_ps(all);
+    }
+}
+
+/// The sums of V vectors of each block, from vector `first` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn pass<const T: usize, const V: usize, const R: usize, const W: usize>(
+    words: [&[[u32; W]]; R],
+    x: [&[[f32; TABLE_BLOCK]]; T],
+    first: usize,
+    decode: &impl Fn(usize, usize, usize, &[u32; W]) -> __m512,
+) -> [[[__m512; V]; T]; R] {
+    let blocks = words[0].len();
+    let (words, x) = (words.map(|row| &row[..blocks]), x.map(|x| &x[..blocks]));
+    // What the next call reads; not less than what one row of x was measured to want.
+    let ahead = (R * size_of_val(words[0])).max(PREFETCH);
+    let mut acc = [[[_mm512_setzero_ps(); V]; T]; R];
+    for block in 0..blocks {
+        let mut w = [[_mm512_setzero_ps(); V]; R];
+        for r in 0..R {
+            let words = &words[r][block];
+            if first == 0 {
+                for line in words.chunks(LANES) {
+                    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_byte_add(ahead).cast());
+                }
+            }
+            for v in 0..V {
+                w[r][v] = decode(r, block, first + v, words);
+            }
+        }
         for t in 0..T {
-            let x = x[t][block].as_chunks().0;
-            for v in 0..VECTORS {
-                acc[t][v] = _mm512_fmadd_ps(w[v], load_floats(&x[v]), acc[t][v]);
+            for v in 0..V {
+                let x = load_floats(&x[t][block].as_chunks().0[first + v]);
+                for r in 0..R {
+                    acc[r][t][v] = _mm512_fmadd_ps(w[r][v], x, acc[r][t][v]);
+                }
             }
         }
     }
-    let mut sums = [0.0; T];
-    for t in 0..T {
-        let [a, b, c, d] = acc[t];
-        let sum = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
-        sums[t] = _mm512_reduce_add_ps(sum);
-    }
-    sums
+    acc
 }
 
 #[target_feature(enable = "avx512f")]

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet_kernels::packing::words;
 use bitnet_kernels::{Granularity, PackedTable, PackedTernary, Scale, TableFormat};
-use burn::tensor::{Bytes, DType, Shape, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Shape, TensorData};
 
 use super::mapped::Mapped;
 use super::{Checkpoint, ConfigMap, FloatKind, Floats, Form, Matrix, Ready, TensorInfo};
@@ -59,7 +59,19 @@ pub(super) const EXTENSION: &str = ".bpk";
 
 /// Maps a file and proves its table of contents.
 pub(super) fn open(path: &Path) -> Result<Box<dyn Checkpoint>, ModelError> {
-    Ok(Box::new(Burnpack::open(path)?))
+    let bytes = Mapped::open(path)?.into_bytes();
+    Ok(Box::new(Burnpack::read(path, bytes)?))
+}
+
+/// Opens a packed file that is part of the program, as by `include_bytes!`. Messages call it `name`.
+///
+/// # Errors
+///
+/// As [`open`](super::open), where the bytes are no packed file.
+pub fn embedded(name: &str, file: &'static [u8]) -> Result<Box<dyn Checkpoint>, ModelError> {
+    let bytes = bytes::Bytes::from_static(file);
+    let bytes = Bytes::from_shared(bytes, AllocationProperty::Other);
+    Ok(Box::new(Burnpack::read(Path::new(name), bytes)?))
 }
 
 /// Whether a file begins like a burnpack.
@@ -68,7 +80,7 @@ pub(super) fn recognise(head: &[u8]) -> bool {
 }
 
 impl Burnpack {
-    fn open(path: &Path) -> Result<Self, ModelError> {
+    fn read(path: &Path, bytes: Bytes) -> Result<Self, ModelError> {
         let damaged = |error: burn_pack::Error| ModelError::File {
             path: path.to_path_buf(),
             what: "its table of contents".into(),
@@ -76,7 +88,6 @@ impl Burnpack {
             expected: "a whole burnpack".into(),
             way_out: "Make the file again with `bitnet-burn convert`".into(),
         };
-        let bytes = Mapped::open(path)?.into_bytes();
         let reader = burn_pack::Reader::from_bytes(bytes).map_err(damaged)?;
         let metadata = reader.metadata().clone();
         let refuse = |what: &str, found: Option<&String>, expected: String| ModelError::File {
