@@ -53,6 +53,9 @@ pub struct ModelConfig {
     /// Whether projections are ternary. Without, the same code trains the float twin of the model.
     #[serde(default = "yes")]
     pub ternary: bool,
+    /// Which part of activations is dropped while training.
+    #[serde(default)]
+    pub dropout: f64,
 }
 
 const fn yes() -> bool {

@@ -1,10 +1,11 @@
 //! The recipe, whole and in parts: it learns, goes on as if it had never stopped, follows the reference's gradients and
 //! optimizer traces, stops at numbers that are none, and leaves a packed model that computes what was trained.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bitnet_models::Model;
 use bitnet_models::decoder::{Decoder, LoadOptions};
@@ -12,108 +13,17 @@ use bitnet_models::weights;
 use bitnet_train::TrainError;
 use bitnet_train::data::batches::Batch;
 use bitnet_train::losses::{Reduction, cross_entropy};
-use bitnet_train::metrics::{self, Row, Trits};
+use bitnet_train::metrics::Trits;
 use bitnet_train::model::trainable;
 use bitnet_train::optimizer::{Optimizer, OptimizerConfig, Rates, clip};
+use bitnet_train::recipes::Ended;
 use bitnet_train::recipes::qat::{self, Learned};
-use bitnet_train::recipes::{self, Control, Ended, Progress, Summary};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A recipe that takes seconds without optimization.
-const SMALL: &str = r#"
-recipe = "qat"
-output = "RUN/out"
-steps = 6
-packed_table = "f32"
-[data]
-folder = "RUN/data"
-sources = ["stories:40"]
-vocab_size = 300
-validation = 0.1
-[model]
-hidden_size = 32
-intermediate_size = 48
-n_layers = 2
-n_heads = 2
-n_kv_heads = 1
-context = 32
-[batch]
-rows = 4
-length = 16
-[optimizer]
-lr = 1e-2
-[schedule]
-kind = "two_stage"
-warmup = 1
-[log]
-every = 1
-trits_every = 2
-[validation]
-every = 2
-batches = 2
-[checkpoint]
-every = 3
-"#;
-
-/// A folder for a run with its recipe in a file.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let text = SMALL.replace("RUN", folder.path().to_str().expect("what a run writes"));
-        fs::write(folder.path().join("recipe.toml"), text).expect("what a run writes");
-        Self(folder)
-    }
-
-    fn recipe(&self, settings: &[&str]) -> Result<Box<dyn recipes::Recipe>, TrainError> {
-        let settings: Vec<String> = settings.iter().map(|&setting| setting.into()).collect();
-        recipes::open(&self.0.path().join("recipe.toml"), &settings)
-    }
-
-    /// Trains, and stops after so many steps of this call.
-    fn train_until(
-        &self,
-        settings: &[&str],
-        resume: bool,
-        steps: u64,
-    ) -> Result<Summary, TrainError> {
-        let stop = AtomicBool::new(false);
-        let mut count = 0;
-        let mut progress = |_: &Progress| {
-            count += 1;
-            stop.store(count == steps, Ordering::Relaxed);
-        };
-        let control = Control {
-            resume,
-            stop: &stop,
-            progress: &mut progress,
-        };
-        self.recipe(settings)?.train(&Device::flex(), control)
-    }
-
-    fn train(&self, settings: &[&str], resume: bool) -> Result<Summary, TrainError> {
-        self.train_until(settings, resume, u64::MAX)
-    }
-
-    fn output(&self, name: &str) -> PathBuf {
-        self.0.path().join("out").join(name)
-    }
-
-    /// Everything that is written down but the speed.
-    fn rows(&self) -> Vec<Row> {
-        let mut rows = metrics::read(&self.output(qat::METRICS)).expect("what a run writes");
-        for row in &mut rows {
-            row.tokens_per_second = 0.0;
-        }
-        rows
-    }
-}
+use support::Place;
 
 #[test]
 fn the_loss_falls_and_the_folder_of_the_run_is_complete() {
@@ -318,6 +228,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("optimizer.lr=-1", "optimizer.lr", "found -1"),
         ("optimizer.momentum=0.9", "optimizer", "`momentum`"),
         ("model.n_heads=3", "model.n_heads", "found 3"),
+        ("model.dropout=1", "model.dropout", "0 to below 1"),
         (
             "batch.length=64",
             "batch.length",

@@ -6,7 +6,7 @@
 use bitnet_kernels::quantize::ternarize;
 use bitnet_kernels::{PackedTable, TableFormat, TableTensor, TernaryTensor, WeightQuantizer};
 use burn::module::{Module, Param};
-use burn::nn::{RmsNorm, RmsNormConfig};
+use burn::nn::{DropoutConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::{Body, Decoder, DecoderConfig, Layer};
@@ -94,6 +94,7 @@ impl Decoder {
                 embed_tokens,
                 layers,
                 norm,
+                dropout: DropoutConfig::new(0.0).init(),
             },
             lm_head,
             config: config.clone(),
@@ -148,6 +149,7 @@ impl Loader<'_> {
                 q_norm,
                 k_norm,
                 attn_sub_norm,
+                dropout: DropoutConfig::new(0.0).init(),
                 head_dim: config.head_dim,
             },
             post_attention_layernorm,
@@ -158,6 +160,7 @@ impl Loader<'_> {
                 ffn_sub_norm: sub_norm(self, "mlp.ffn_sub_norm", inter)?,
                 activation: config.activation,
             },
+            dropout: DropoutConfig::new(0.0).init(),
         })
     }
 

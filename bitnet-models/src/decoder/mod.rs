@@ -9,7 +9,7 @@ mod config;
 mod load;
 
 use burn::module::Module;
-use burn::nn::RmsNorm;
+use burn::nn::{Dropout, DropoutConfig, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 pub use cache::Cache;
@@ -40,6 +40,8 @@ pub struct Body {
     pub layers: Vec<Layer>,
     /// Final norm.
     pub norm: RmsNorm,
+    /// Of embeddings, while training.
+    pub dropout: Dropout,
 }
 
 /// One layer.
@@ -53,6 +55,8 @@ pub struct Layer {
     pub post_attention_layernorm: RmsNorm,
     /// Feed-forward block.
     pub mlp: FeedForward,
+    /// Of what each block adds to the residual stream, while training.
+    pub dropout: Dropout,
 }
 
 impl Decoder {
@@ -93,13 +97,29 @@ impl Decoder {
             self.config
                 .rope
                 .rotation(self.config.head_dim, &positions, 1, &ids.device());
-        let mut h = self.model.embed_tokens.forward(ids);
+        let h = self.model.embed_tokens.forward(ids);
+        let mut h = self.model.dropout.forward(h);
         seen(&h);
         for layer in &self.model.layers {
             h = layer.forward(h, &rotation, Past::Nothing);
             seen(&h);
         }
         rms_norm(&self.model.norm, h)
+    }
+
+    /// Sets which part of embeddings, of attention weights and of what each block adds is dropped (arXiv 1207.0580): on
+    /// autodiff devices alone, so that neither inference nor [`valid`](Module::valid) models drop anything. Default: 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `probability` is not in 0..1.
+    pub fn set_dropout(&mut self, probability: f64) {
+        let dropout = DropoutConfig::new(probability).init();
+        for layer in &mut self.model.layers {
+            layer.dropout = dropout.clone();
+            layer.self_attn.dropout = dropout.clone();
+        }
+        self.model.dropout = dropout;
     }
 
     /// Continues each row of `cache` by these tokens: hidden states after the final norm.
@@ -214,9 +234,10 @@ impl Decoder {
 impl Layer {
     fn forward(&self, h: Tensor<3>, rotation: &Rotation, past: Past<'_>) -> Tensor<3> {
         let normed = rms_norm(&self.input_layernorm, h.clone());
-        let h = h + self.self_attn.forward(normed, rotation, past);
+        let attended = self.self_attn.forward(normed, rotation, past);
+        let h = h + self.dropout.forward(attended);
         let normed = rms_norm(&self.post_attention_layernorm, h.clone());
-        h + self.mlp.forward(normed)
+        h + self.dropout.forward(self.mlp.forward(normed))
     }
 
     /// The seven projections, in the order of [`PROJECTIONS`].

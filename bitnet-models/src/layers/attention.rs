@@ -6,7 +6,7 @@
 
 use bitnet_kernels::{CacheFormat, CacheTensor, cached_attention};
 use burn::module::Module;
-use burn::nn::RmsNorm;
+use burn::nn::{Dropout, RmsNorm};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Int, Tensor};
 
@@ -43,6 +43,8 @@ pub struct Attention {
     pub k_norm: Option<RmsNorm>,
     /// Norm of the joined heads.
     pub attn_sub_norm: Option<RmsNorm>,
+    /// Of attention weights, while training.
+    pub dropout: Dropout,
     /// Width of a head.
     #[module(skip)]
     pub head_dim: usize,
@@ -68,7 +70,7 @@ impl Attention {
         let scale = (self.head_dim as f64).powf(-0.5);
 
         let o = match past {
-            Past::Nothing if q.is_autodiff() => attention(q, k, v, scale),
+            Past::Nothing if q.is_autodiff() => attention(q, k, v, scale, &self.dropout),
             Past::Nothing => {
                 // Burn's products of f32 are rounded to TF32 on NVIDIA GPUs, which moves logits by 0.5; ours are not.
                 let [batch, n_kv_heads, seq_len, head_dim] = k.dims();
@@ -105,7 +107,7 @@ impl Attention {
 }
 
 /// `softmax(q·kᵀ·scale + causal mask)·v`, the query heads of one group side by side so that keys are not repeated.
-fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64, dropout: &Dropout) -> Tensor<4> {
     let [batch, n_heads, seq_len, head_dim] = q.dims();
     let n_kv_heads = k.dims()[1];
     let group = n_heads / n_kv_heads;
@@ -119,7 +121,8 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> 
         .reshape([batch, n_kv_heads, group, seq_len, seq_len])
         .mask_fill(future, f32::NEG_INFINITY);
     let weights = softmax(scores, 4).reshape([batch, n_kv_heads, group * seq_len, seq_len]);
-    weights
+    dropout
+        .forward(weights)
         .matmul(v)
         .reshape([batch, n_heads, seq_len, head_dim])
 }

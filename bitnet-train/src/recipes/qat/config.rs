@@ -198,6 +198,12 @@ impl Qat {
             require(holds, field, value.to_string(), "a number from 0 up")?;
         }
         require(
+            (0.0..1.0).contains(&model.dropout),
+            "model.dropout",
+            model.dropout.to_string(),
+            "a part: 0 to below 1",
+        )?;
+        require(
             optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
             "optimizer.betas",
             format!("{:?}", optimizer.betas),

@@ -111,6 +111,7 @@ impl Recipe for Qat {
             0 => None,
             _ => Some(self.batches(&data, VALIDATION, Sampling::Sequential)?),
         };
+        model.set_dropout(self.model.dropout);
         let mut log = Log::open(&self.output.join(METRICS), state.step, state.tokens)?;
         let mut seen = self.model.ternary.then(|| Trits::of(&model)).transpose()?;
         let mut latest = state.best;
@@ -125,6 +126,8 @@ impl Recipe for Qat {
             if self.model.ternary {
                 set_blend(&mut model, blend);
             }
+            // What is dropped is a function of seed and step, too.
+            device.seed(keyed(self.seed, state.step));
             let limit = self.optimizer.clip;
             let (next, learned) = step(model, &mut optimizer, &batch, self.at_once(), rates, limit);
             model = next;
@@ -242,6 +245,7 @@ impl Recipe for Qat {
         let slots = self.decoder(&description)?.slots();
         let masters = Masters::fresh(&slots, &description, &self.output, self.model.init_std, 0);
         let mut model = trainable(&masters, &device.clone().autodiff())?;
+        model.set_dropout(self.model.dropout);
         let mut optimizer = Optimizer::new(&self.optimizer);
         let count = self.batch.rows * self.batch.length;
         let ids = |key| -> Vec<i32> {
