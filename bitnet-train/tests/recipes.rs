@@ -23,7 +23,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use support::Place;
+use support::{Place, model_fixture};
 
 #[test]
 fn the_loss_falls_and_the_folder_of_the_run_is_complete() {
@@ -299,12 +299,7 @@ const GRADIENT: f64 = 1e-4; // relative L2 error of a tensor
 const ATTEMPTS: u64 = 32;
 
 fn fixture(name: &str) -> PathBuf {
-    let default = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../bitnet-models/tests/fixtures"
-    );
-    let root = std::env::var_os("BITNET_FIXTURES").map_or_else(|| default.into(), PathBuf::from);
-    root.join("models/tiny-2b4t-bf16").join(name)
+    model_fixture("tiny-2b4t-bf16").join(name)
 }
 
 fn reference_model(device: &Device) -> Decoder {
@@ -506,6 +501,50 @@ impl ModuleMapper for Noise {
             Tensor::from_data(TensorData::new(values, shape), &device).require_grad()
         })
     }
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_gradient() {
+    let file = fs::read(fixture("train.safetensors")).unwrap();
+    let batch = reference_batch(&SafeTensors::deserialize(&file).unwrap());
+    let gradients = |device: &Device| {
+        let mut model = reference_model(device);
+        // Dense and ternary products, and everything between.
+        model.model.layers[0].mlp.up_proj.set_blend(0.5);
+        model.model.layers[0].mlp.down_proj.set_blend(0.0);
+        let loss = loss(&model, &batch);
+        let value = loss.clone().into_scalar::<f32>();
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        (value, Named::of(&model, gradients))
+    };
+    let kept = Device::flex().autodiff();
+    let computed_again = kept.clone().gradient_checkpointing();
+    assert!(gradients(&computed_again) == gradients(&kept));
+}
+
+#[test]
+fn a_checkpointing_run_has_the_losses_of_a_plain_one() {
+    let (plain, checkpointing) = (Place::new(), Place::new());
+    plain.train(&["steps=3"], false).unwrap();
+    checkpointing
+        .train_until(&["steps=3", "batch.checkpointing=true"], false, 2)
+        .unwrap();
+    checkpointing.train(&["steps=3"], true).unwrap();
+    assert_eq!(checkpointing.rows(), plain.rows());
+}
+
+#[test]
+fn every_example_is_a_recipe() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/recipes");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if let Err(error) = bitnet_train::recipes::open(&path, &[]) {
+            panic!("{error}");
+        }
+        count += 1;
+    }
+    assert!(count > 1);
 }
 
 #[test]

@@ -122,6 +122,23 @@ impl Decoder {
         self.model.dropout = dropout;
     }
 
+    /// Sets how much of each sub-norm is applied, for models that get theirs late: 0 computes what the model did without
+    /// them, 1 (the default) is the norm.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `lambda` is not in 0..=1.
+    pub fn set_sub_norm_blend(&mut self, lambda: f64) {
+        assert!(
+            (0.0..=1.0).contains(&lambda),
+            "a blend of {lambda}, expected 0 (no sub-norms) to 1"
+        );
+        for layer in &mut self.model.layers {
+            layer.self_attn.sub_norm_blend = lambda;
+            layer.mlp.sub_norm_blend = lambda;
+        }
+    }
+
     /// Continues each row of `cache` by these tokens: hidden states after the final norm.
     ///
     /// The output of a token depends neither on the other rows nor on how a row was cut into steps.
@@ -238,6 +255,15 @@ impl Layer {
         let h = h + self.dropout.forward(attended);
         let normed = rms_norm(&self.post_attention_layernorm, h.clone());
         h + self.dropout.forward(self.mlp.forward(normed))
+    }
+
+    /// Queries, keys and values that this layer attends with, as [`Attention::states`] gives them.
+    ///
+    /// # Shapes
+    ///
+    /// - h: `[batch, seq_len, hidden_size]`, the residual stream before the layer
+    pub fn states(&self, h: Tensor<3>) -> [Tensor<4>; 3] {
+        self.self_attn.states(rms_norm(&self.input_layernorm, h))
     }
 
     /// The seven projections, in the order of [`PROJECTIONS`].

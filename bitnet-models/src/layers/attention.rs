@@ -10,7 +10,7 @@ use burn::nn::{Dropout, RmsNorm};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Int, Tensor};
 
-use super::{BitLinear, Rotation, rms_norm};
+use super::{BitLinear, Rotation, rms_norm, rms_norm_blended};
 
 /// What precedes the tokens of a forward pass.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Attention {
     pub k_norm: Option<RmsNorm>,
     /// Norm of the joined heads.
     pub attn_sub_norm: Option<RmsNorm>,
+    /// How much of that norm is applied, 0 to 1.
+    pub sub_norm_blend: f64,
     /// Of attention weights, while training.
     pub dropout: Dropout,
     /// Width of a head.
@@ -58,14 +60,7 @@ impl Attention {
     /// - x: `[batch, seq_len, hidden_size]`, normed
     /// - output: the same
     pub fn forward(&self, x: Tensor<3>, rotation: &Rotation, past: Past<'_>) -> Tensor<3> {
-        let normed = |norm: &Option<RmsNorm>, x: Tensor<4>| match norm {
-            Some(norm) => rms_norm(norm, x),
-            None => x,
-        };
-        let [q, k, v] = BitLinear::forward_triple([&self.q_proj, &self.k_proj, &self.v_proj], x);
-        let q = normed(&self.q_norm, self.heads(q));
-        let k = normed(&self.k_norm, self.heads(k));
-        let v = self.heads(v);
+        let [q, k, v] = self.states(x);
         let (q, k) = (rotation.apply(q), rotation.apply(k));
         let scale = (self.head_dim as f64).powf(-0.5);
 
@@ -92,10 +87,27 @@ impl Attention {
             .swap_dims(1, 2)
             .reshape([batch, seq_len, n_heads * head_dim]);
         let o = match &self.attn_sub_norm {
-            Some(norm) => rms_norm(norm, o),
+            Some(norm) => rms_norm_blended(norm, o, self.sub_norm_blend),
             None => o,
         };
         self.o_proj.forward(o)
+    }
+
+    /// Queries, keys and values, not rotated yet.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, seq_len, hidden_size]`, normed
+    /// - output: `[batch, heads, seq_len, head_dim]` each; keys and values have `n_kv_heads`
+    pub fn states(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
+        let normed = |norm: &Option<RmsNorm>, x: Tensor<4>| match norm {
+            Some(norm) => rms_norm(norm, x),
+            None => x,
+        };
+        let [q, k, v] = BitLinear::forward_triple([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        let q = normed(&self.q_norm, self.heads(q));
+        let k = normed(&self.k_norm, self.heads(k));
+        [q, k, self.heads(v)]
     }
 
     /// `[batch, seq_len, heads · head_dim]` to `[batch, heads, seq_len, head_dim]`.

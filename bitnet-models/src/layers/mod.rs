@@ -10,6 +10,6 @@ mod table;
 pub use attention::{Attention, Past};
 pub use bit_linear::{BitLinear, BitLinearConfig};
 pub use feed_forward::FeedForward;
-pub use rms_norm::rms_norm;
+pub use rms_norm::{rms_norm, rms_norm_blended};
 pub use rope::{RopeConfig, RopeScaling, Rotation};
 pub use table::Table;

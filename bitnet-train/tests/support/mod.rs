@@ -56,8 +56,13 @@ pub(crate) struct Place(pub(crate) TempDir);
 
 impl Place {
     pub(crate) fn new() -> Self {
+        Self::of(SMALL)
+    }
+
+    /// Of this recipe, in which RUN stands for the folder.
+    pub(crate) fn of(text: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let text = SMALL.replace("RUN", folder.path().to_str().expect("what a run writes"));
+        let text = text.replace("RUN", folder.path().to_str().expect("what a run writes"));
         fs::write(folder.path().join("recipe.toml"), text).expect("what a run writes");
         Self(folder)
     }
@@ -104,4 +109,14 @@ impl Place {
         }
         rows
     }
+}
+
+/// A model of the fixtures, or of another set of the same layout (`BITNET_FIXTURES`).
+pub(crate) fn model_fixture(name: &str) -> PathBuf {
+    let default = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../bitnet-models/tests/fixtures"
+    );
+    let root = std::env::var_os("BITNET_FIXTURES").map_or_else(|| default.into(), PathBuf::from);
+    root.join("models").join(name)
 }

@@ -1,0 +1,372 @@
+//! What the configurations of all recipes have in common, and the proof of what types do not prove.
+//!
+//! Invariant: settings that passed [`Settings::check`] can be run; one that makes no sense was refused by its name.
+
+use std::path::Path;
+
+use bitnet_models::decoder::DecoderConfig;
+use bitnet_models::weights::{Arithmetic, PackOptions};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{DataConfig, Plan, read};
+use crate::TrainError;
+use crate::data::batches::{Batch, BatchConfig, Batches, Packing, Sampling};
+use crate::data::keyed;
+use crate::data::shards::TokenData;
+use crate::model::{ModelConfig, Origin};
+use crate::optimizer::OptimizerConfig;
+use crate::schedule::{Blend, Schedule};
+
+/// The number format of embedding and head in packed models, if none is asked for.
+pub(super) fn int8() -> String {
+    "int8".to_owned()
+}
+
+/// How much a step sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchShape {
+    /// Rows of a step.
+    pub rows: usize,
+    /// Ids of a row.
+    pub length: usize,
+    /// Rows in memory at once; gradients of the others are added. All if not given.
+    pub at_once: Option<usize>,
+    /// Whether elementwise results are computed again for the gradients instead of kept.
+    #[serde(default)]
+    pub checkpointing: bool,
+}
+
+/// When lines are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Steps between lines.
+    pub every: u64,
+    /// Steps between looks at the ternary weights.
+    pub trits_every: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            every: 10,
+            trits_every: 100,
+        }
+    }
+}
+
+/// When the validation loss is measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValidationConfig {
+    /// Steps between measurements.
+    pub every: u64,
+    /// Batches at most.
+    pub batches: usize,
+    /// Ends the run after so many measurements without a lower loss; 0 is never.
+    pub patience: u32,
+}
+
+impl Default for ValidationConfig {
+    fn default() -> Self {
+        Self {
+            every: 100,
+            batches: 20,
+            patience: 0,
+        }
+    }
+}
+
+/// When checkpoints are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints; one is written at the end in any case.
+    pub every: u64,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 500 }
+    }
+}
+
+/// The settings of a recipe that others have, too.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings<'a> {
+    pub(super) output: &'a Path,
+    pub(super) seed: u64,
+    /// All steps.
+    pub(super) steps: u64,
+    pub(super) packed_table: &'a str,
+    pub(super) data: &'a DataConfig,
+    pub(super) model: &'a ModelConfig,
+    pub(super) batch: &'a BatchShape,
+    pub(super) optimizer: &'a OptimizerConfig,
+    pub(super) log: &'a LogConfig,
+    pub(super) validation: &'a ValidationConfig,
+    pub(super) checkpoint: &'a CheckpointConfig,
+}
+
+/// Refuses a setting of `file`, by name, unless `holds`.
+pub(super) fn require(
+    file: &str,
+    holds: bool,
+    field: &str,
+    found: impl ToString,
+    expected: &str,
+) -> Result<(), TrainError> {
+    match holds {
+        true => Ok(()),
+        false => Err(read::refused(file, field, &found.to_string(), expected)),
+    }
+}
+
+/// Proves the settings of a stage of so many steps; names of fields begin with `section`.
+pub(super) fn check_stage(
+    file: &str,
+    section: &str,
+    steps: u64,
+    schedule: &Schedule,
+    blend: &Blend,
+) -> Result<(), TrainError> {
+    let field = |name: &str| format!("{section}{name}");
+    require(file, steps > 0, &field("steps"), steps, "at least 1")?;
+    for (name, part) in schedule.parts() {
+        let holds = (0.0..=1.0).contains(&part);
+        require(file, holds, &field(name), part, "a part: 0 to 1")?;
+    }
+    require(
+        file,
+        schedule.warmup() < steps,
+        &field("schedule.warmup"),
+        schedule.warmup(),
+        &format!("fewer than steps, {steps}"),
+    )?;
+    if let Some(steepness) = blend.steepness() {
+        let holds = steepness > 0.0 && steepness <= 100.0;
+        let expected = "a number above 0, at most 100";
+        require(file, holds, &field("blend.steepness"), steepness, expected)?;
+    }
+    require(
+        file,
+        blend.steps() < steps,
+        &field("blend.steps"),
+        blend.steps(),
+        &format!("fewer than steps, {steps}: the run has to end ternary"),
+    )
+}
+
+impl Settings<'_> {
+    /// Proves every setting that its type does not.
+    pub(super) fn check(&self, file: &str) -> Result<(), TrainError> {
+        let Self {
+            batch, optimizer, ..
+        } = self;
+        let require = |holds: bool, field: &str, found: String, expected: &str| {
+            require(file, holds, field, found, expected)
+        };
+        self.check_model(file)?;
+        for (field, size) in [
+            ("batch.rows", batch.rows),
+            ("batch.length", batch.length),
+            ("batch.at_once", self.at_once()),
+            ("validation.batches", self.validation.batches),
+            ("log.every", self.log.every as usize),
+            ("log.trits_every", self.log.trits_every as usize),
+            ("validation.every", self.validation.every as usize),
+            ("checkpoint.every", self.checkpoint.every as usize),
+        ] {
+            require(size > 0, field, size.to_string(), "at least 1")?;
+        }
+        for (field, value) in [
+            ("optimizer.lr", optimizer.lr),
+            ("optimizer.epsilon", optimizer.epsilon),
+        ] {
+            let holds = value.is_finite() && value > 0.0;
+            require(holds, field, value.to_string(), "a number above 0")?;
+        }
+        for (field, value) in [
+            ("optimizer.weight_decay", optimizer.weight_decay),
+            ("optimizer.clip", optimizer.clip),
+        ] {
+            let holds = value.is_finite() && value >= 0.0;
+            require(holds, field, value.to_string(), "a number from 0 up")?;
+        }
+        require(
+            optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "optimizer.betas",
+            format!("{:?}", optimizer.betas),
+            "numbers from 0 to below 1",
+        )?;
+        self.data.check(file, "data.")?;
+        self.pack_options(file).map(|_| ())
+    }
+
+    fn check_model(&self, file: &str) -> Result<(), TrainError> {
+        let require = |holds: bool, field: &str, found: String, expected: &str| {
+            require(file, holds, field, found, expected)
+        };
+        let dropout = self.model.dropout();
+        require(
+            (0.0..1.0).contains(&dropout),
+            "model.dropout",
+            dropout.to_string(),
+            "a part: 0 to below 1",
+        )?;
+        let model = match self.model {
+            ModelConfig::Fresh(model) => model,
+            ModelConfig::Start(model) => {
+                let size = self.data.vocab_size;
+                return require(
+                    size.is_none(),
+                    "data.vocab_size",
+                    size.unwrap_or_default().to_string(),
+                    &format!("nothing: the tokens are those of {}", model.from.display()),
+                );
+            }
+        };
+        for (field, size) in [
+            ("model.hidden_size", model.hidden_size),
+            ("model.intermediate_size", model.intermediate_size),
+            ("model.n_layers", model.n_layers),
+            ("model.n_heads", model.n_heads),
+            ("model.n_kv_heads", model.n_kv_heads.unwrap_or(1)),
+            ("model.context", model.context),
+        ] {
+            require(size > 0, field, size.to_string(), "at least 1")?;
+        }
+        let heads = model.n_heads;
+        let kv_heads = model.n_kv_heads.unwrap_or(heads);
+        require(
+            model.hidden_size.is_multiple_of(2 * heads),
+            "model.n_heads",
+            heads.to_string(),
+            &format!(
+                "a number of heads that divides hidden_size, {}, into even widths",
+                model.hidden_size
+            ),
+        )?;
+        require(
+            heads.is_multiple_of(kv_heads),
+            "model.n_kv_heads",
+            kv_heads.to_string(),
+            &format!("a divisor of n_heads, {heads}"),
+        )?;
+        for (field, value) in [
+            ("model.init_std", model.init_std),
+            ("model.norm_epsilon", model.norm_epsilon),
+        ] {
+            let holds = value.is_finite() && value > 0.0;
+            require(holds, field, value.to_string(), "a number above 0")?;
+        }
+        self.check_length(file, model.context)
+    }
+
+    /// Proves that rows fit into the context of the model.
+    pub(super) fn check_length(&self, file: &str, context: usize) -> Result<(), TrainError> {
+        require(
+            file,
+            self.batch.length <= context,
+            "batch.length",
+            self.batch.length,
+            &format!("at most model.context, {context}"),
+        )
+    }
+
+    /// Which table, replacing what is there, and no tokenizer yet.
+    pub(super) fn pack_options(&self, file: &str) -> Result<PackOptions, TrainError> {
+        let found = self.packed_table;
+        let expected = "int8, int4, bf16, f16 or f32";
+        Ok(PackOptions {
+            table: found
+                .parse()
+                .map_err(|_| read::refused(file, "packed_table", found, expected))?,
+            arithmetic: Arithmetic::F32,
+            tokenizer: None,
+            tokenizer_config: None,
+            overwrite: true,
+        })
+    }
+
+    /// The device to train on.
+    pub(super) fn autodiff(&self, device: &Device) -> Device {
+        let device = device.clone().autodiff();
+        match self.batch.checkpointing {
+            true => device.gradient_checkpointing(),
+            false => device,
+        }
+    }
+
+    pub(super) fn at_once(&self) -> usize {
+        self.batch.at_once.unwrap_or(self.batch.rows)
+    }
+
+    /// The batches of a split of this data, in its order or another one.
+    pub(super) fn batches(
+        &self,
+        data: &TokenData,
+        split: &str,
+        config: &DataConfig,
+        sampling: Sampling,
+    ) -> Result<Batches, TrainError> {
+        // What is measured in order is not cut at random.
+        let packing = match sampling {
+            Sampling::RandomWindows => Packing::Stream,
+            _ => config.packing,
+        };
+        BatchConfig::new(self.batch.rows, self.batch.length)
+            .with_sampling(sampling)
+            .with_packing(packing)
+            .with_seed(self.seed)
+            .init(data.split(split)?)
+    }
+
+    /// A batch of the right size that means nothing.
+    pub(super) fn made_up(&self, vocab_size: usize) -> Batch {
+        let count = self.batch.rows * self.batch.length;
+        let ids = |key| -> Vec<i32> {
+            let id = |at| (keyed(key, at) % vocab_size as u64) as i32;
+            (0..count as u64).map(id).collect()
+        };
+        Batch {
+            inputs: ids(1),
+            targets: ids(2),
+            mask: None,
+            shape: [self.batch.rows, self.batch.length],
+        }
+    }
+
+    /// The decoder, and whether that of the data; else it is what was asked for, or a guess.
+    pub(super) fn decoder(&self, origin: &Origin<'_>) -> Result<(DecoderConfig, bool), TrainError> {
+        let data = self.data.existing()?;
+        let wanted = self.data.vocab_size.unwrap_or(100);
+        let vocab_size = data.as_ref().map_or(wanted, |data| data.index().vocab_size);
+        let config = origin.decoder(&origin.describe(vocab_size, None))?;
+        Ok((config, data.is_some()))
+    }
+
+    /// How large the training of this decoder is. `bytes` are beside it.
+    pub(super) fn plan(&self, config: &DecoderConfig, prepared: bool, bytes: u64) -> Plan {
+        let (linear, rest) = config.parameters();
+        Plan {
+            parameters: (linear, rest),
+            vocab_size: config.vocab_size,
+            prepared,
+            bytes: bytes + 16 * (linear + rest) + self.activation_bytes(config),
+            steps: self.steps,
+            tokens: (self.batch.rows * self.batch.length) as u64 * self.steps,
+        }
+    }
+
+    /// What stays in memory between forward and backward, roughly: a token leaves about 24 rows of the hidden size, 12 of
+    /// the feed-forward block and two of attention weights in each layer, and four of logits.
+    fn activation_bytes(&self, config: &DecoderConfig) -> u64 {
+        let tokens = self.at_once().min(self.batch.rows) * self.batch.length;
+        let attention = 2 * config.n_heads * self.batch.length;
+        let layer = 24 * config.hidden_size + 12 * config.intermediate_size + attention;
+        4 * (tokens * (config.n_layers * layer + 4 * config.vocab_size)) as u64
+    }
+}
