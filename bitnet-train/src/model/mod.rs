@@ -16,7 +16,7 @@ use burn::tensor::{Device, Tensor};
 
 pub use config::{FreshModel, ModelConfig, StartModel};
 pub use masters::Masters;
-pub use origin::{Origin, Start};
+pub use origin::{Origin, Start, check_vocabulary};
 
 /// A decoder with trainable f32 parameters.
 ///

@@ -92,22 +92,7 @@ impl<'a> Origin<'a> {
         let Self::Start(start) = self else {
             return Ok(());
         };
-        let bundle = self.tokenizer()?;
-        let (rows, used) = (start.config.vocab_size, data.index().vocab_size);
-        let same = bundle
-            .as_ref()
-            .is_none_or(|bundle| data.expect_tokenizer(bundle).is_ok());
-        if same && used <= rows {
-            return Ok(());
-        }
-        let size = bundle.map_or(rows, |bundle| bundle.tokenizer().vocab_size());
-        Err(TrainError::File {
-            path: data.folder().to_path_buf(),
-            what: "vocabulary of the data".to_owned(),
-            found: format!("another one, of {used} tokens"),
-            expected: format!("that of {}, of {size} tokens", start.path().display()),
-            way_out: "Name another `data.folder`, to prepare the data with the tokenizer of the checkpoint".to_owned(),
-        })
+        check_vocabulary(&*start.checkpoint, &start.config, data)
     }
 
     /// The model, on its device.
@@ -131,6 +116,36 @@ impl<'a> Origin<'a> {
             Self::Start(start) => trainable(start, device)?,
         })
     }
+}
+
+/// Proves that data is that of a checkpoint's tokenizer, or at least has no ids beyond its embedding.
+///
+/// # Errors
+///
+/// Data of another vocabulary; the message names both.
+pub fn check_vocabulary(
+    checkpoint: &dyn Checkpoint,
+    config: &DecoderConfig,
+    data: &TokenData,
+) -> Result<(), TrainError> {
+    let bundle = TokenizerBundle::of(checkpoint)?;
+    let (rows, used) = (config.vocab_size, data.index().vocab_size);
+    let same = bundle
+        .as_ref()
+        .is_none_or(|bundle| data.expect_tokenizer(bundle).is_ok());
+    if same && used <= rows {
+        return Ok(());
+    }
+    let size = bundle.map_or(rows, |bundle| bundle.tokenizer().vocab_size());
+    Err(TrainError::File {
+        path: data.folder().to_path_buf(),
+        what: "vocabulary of the data".to_owned(),
+        found: format!("another one, of {used} tokens"),
+        expected: format!("that of {}, of {size} tokens", checkpoint.path().display()),
+        way_out:
+            "Name another `data.folder`, to prepare the data with the tokenizer of the checkpoint"
+                .to_owned(),
+    })
 }
 
 /// A checkpoint to start from.

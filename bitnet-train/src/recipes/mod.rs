@@ -4,6 +4,7 @@
 //! What recipes share are functions of the other modules; there is no trainer to inherit from.
 
 mod course;
+pub mod distill;
 mod prepared;
 pub mod qat;
 mod read;
@@ -37,7 +38,7 @@ pub struct Entry {
 type Read = fn(toml::Table, &str) -> Result<Box<dyn Recipe>, TrainError>;
 
 /// Every recipe.
-pub static RECIPES: &[Entry] = &[qat::RECIPE];
+pub static RECIPES: &[Entry] = &[qat::RECIPE, distill::RECIPE];
 
 /// A training that is configured.
 pub trait Recipe: Debug {

@@ -22,7 +22,7 @@ use crate::TrainError;
 use crate::checkpoint::{self, Data, State};
 use crate::data::batches::Batch;
 use crate::data::shards::TokenData;
-use crate::metrics::{Row, TritMetrics, replace};
+use crate::metrics::{Row, Terms, TritMetrics, replace};
 use crate::model::{Masters, Origin, trainable};
 use crate::optimizer::Optimizer;
 use crate::plot::{Panel, svg};
@@ -275,12 +275,20 @@ pub(super) fn curves(rows: &[Row]) -> String {
         points.collect()
     };
     let trits = |of: fn(&TritMetrics) -> f64| line(&|row| row.trits.as_ref().map(of));
+    let terms = |of: fn(&Terms) -> f64| line(&|row| row.terms.as_ref().map(of));
     svg(&[
         Panel {
             title: "loss",
             lines: vec![
                 ("training", line(&|row| Some(row.loss))),
                 ("validation", line(&|row| row.validation_loss)),
+            ],
+        },
+        Panel {
+            title: "distance from the teacher",
+            lines: vec![
+                ("logits", terms(|t| t.logits)),
+                ("attention", terms(|t| t.attention)),
             ],
         },
         Panel {

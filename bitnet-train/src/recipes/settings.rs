@@ -339,11 +339,14 @@ impl Settings<'_> {
         }
     }
 
-    /// The decoder, and whether that of the data; else it is what was asked for, or a guess.
-    pub(super) fn decoder(&self, origin: &Origin<'_>) -> Result<(DecoderConfig, bool), TrainError> {
+    /// The decoder, with the vocabulary of the data or, before it is prepared, of that size; and whether it is.
+    pub(super) fn decoder(
+        &self,
+        origin: &Origin<'_>,
+        guess: usize,
+    ) -> Result<(DecoderConfig, bool), TrainError> {
         let data = self.data.existing()?;
-        let wanted = self.data.vocab_size.unwrap_or(100);
-        let vocab_size = data.as_ref().map_or(wanted, |data| data.index().vocab_size);
+        let vocab_size = data.as_ref().map_or(guess, |data| data.index().vocab_size);
         let config = origin.decoder(&origin.describe(vocab_size, None))?;
         Ok((config, data.is_some()))
     }

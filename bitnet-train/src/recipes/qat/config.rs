@@ -79,6 +79,11 @@ impl Qat {
         check_stage(file, "", self.steps, &self.schedule, &self.blend)
     }
 
+    /// The size of a vocabulary that is still to be learned, about.
+    pub(super) fn vocab_guess(&self) -> usize {
+        self.data.vocab_size.unwrap_or(100)
+    }
+
     /// Learning rate and weight decay of a step.
     pub(super) fn rates(&self, step: u64) -> Rates {
         let OptimizerConfig {

@@ -98,14 +98,15 @@ impl Recipe for Qat {
 
     fn plan(&self) -> Result<Plan, TrainError> {
         let settings = self.settings();
-        let (config, prepared) = settings.decoder(&Origin::open(&self.model)?)?;
+        let (config, prepared) =
+            settings.decoder(&Origin::open(&self.model)?, self.vocab_guess())?;
         Ok(settings.plan(&config, prepared, 0))
     }
 
     fn time_step(&self, device: &Device) -> Result<Duration, TrainError> {
         let settings = self.settings();
         let origin = Origin::open(&self.model)?;
-        let (config, _) = settings.decoder(&origin)?;
+        let (config, _) = settings.decoder(&origin, self.vocab_guess())?;
         let description = origin.describe(config.vocab_size, None);
         let mut model = origin.load(&description, 0, &settings.autodiff(device))?;
         model.set_dropout(self.model.dropout());
