@@ -46,7 +46,7 @@ every = 2
 const LLAMA: &str = "tiny-falcon-e/bfloat16";
 
 fn place(teacher: &Path) -> Place {
-    Place::of(&DISTILL.replace("TEACHER", teacher.to_str().unwrap()))
+    Place::of(&DISTILL.replace("TEACHER", teacher.to_str().expect("a fixture")))
 }
 
 #[test]

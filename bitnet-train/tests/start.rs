@@ -25,9 +25,10 @@ fn start(name: &str, sub_norms: bool, ternary: bool) -> ModelConfig {
 }
 
 fn load(config: &ModelConfig) -> Decoder {
-    let origin = Origin::open(config).unwrap();
+    let origin = Origin::open(config).expect("a fixture");
     let description = origin.describe(0, None);
-    origin.load(&description, 0, &Device::flex()).unwrap()
+    let loaded = origin.load(&description, 0, &Device::flex());
+    loaded.expect("a fixture")
 }
 
 fn logits(model: &Decoder) -> Vec<f32> {
@@ -37,8 +38,8 @@ fn logits(model: &Decoder) -> Vec<f32> {
 
 /// The small recipe, from a checkpoint.
 fn place(name: &str, more: &str) -> Place {
-    let (head, rest) = SMALL.split_once("[model]").unwrap();
-    let (_, tail) = rest.split_once("[batch]").unwrap();
+    let (head, rest) = SMALL.split_once("[model]").expect("a section");
+    let (_, tail) = rest.split_once("[batch]").expect("a section");
     let from = model_fixture(name);
     let head = head.replace("vocab_size = 300\n", "");
     let model = format!("[model]\nfrom = \"{}\"\n{more}\n", from.display());

@@ -25,7 +25,7 @@ pub enum Origin<'a> {
     /// Made up.
     Fresh(&'a FreshModel),
     /// A checkpoint.
-    Start(Start),
+    Start(Box<Start>),
 }
 
 impl<'a> Origin<'a> {
@@ -37,7 +37,7 @@ impl<'a> Origin<'a> {
     pub fn open(config: &'a ModelConfig) -> Result<Self, TrainError> {
         Ok(match config {
             ModelConfig::Fresh(model) => Self::Fresh(model),
-            ModelConfig::Start(model) => Self::Start(Start::open(model)?),
+            ModelConfig::Start(model) => Self::Start(Box::new(Start::open(model)?)),
         })
     }
 
@@ -113,7 +113,7 @@ impl<'a> Origin<'a> {
                 let masters = Masters::fresh(&slots, description, folder, std, seed);
                 trainable(&masters, device)?
             }
-            Self::Start(start) => trainable(start, device)?,
+            Self::Start(start) => trainable(&**start, device)?,
         })
     }
 }
