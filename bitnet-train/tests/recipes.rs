@@ -20,7 +20,7 @@ use bitnet_train::recipes::Ended;
 use bitnet_train::recipes::qat::{self, Learned};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use support::{Place, model_fixture};
@@ -531,6 +531,43 @@ fn a_checkpointing_run_has_the_losses_of_a_plain_one() {
         .unwrap();
     checkpointing.train(&["steps=3"], true).unwrap();
     assert_eq!(checkpointing.rows(), plain.rows());
+}
+
+#[test]
+fn bf16_products_give_about_the_same_gradients_and_leave_evaluation_alone() {
+    let file = fs::read(fixture("train.safetensors")).unwrap();
+    let batch = reference_batch(&SafeTensors::deserialize(&file).unwrap());
+    // As a float model: quantized, a rounding to the other side is a large difference.
+    let mut float = reference_model(&Device::flex().autodiff());
+    float.set_blend(0.0);
+    let mut narrow = float.clone();
+    narrow.set_products(Some(DType::BF16));
+    let gradients = |model: &Decoder| {
+        let loss = loss(model, &batch);
+        assert_eq!(loss.dtype(), DType::F32);
+        Named::of(model, GradientsParams::from_grads(loss.backward(), model))
+    };
+    let (expected, found) = (gradients(&float), gradients(&narrow));
+    for (name, gradient) in &found {
+        let error = norm(gradient.iter().zip(&expected[name]).map(|(a, b)| a - b))
+            / norm(expected[name].iter().copied());
+        // A product of bf16 is off by up to 2^-8; dozens of them add up.
+        assert!(error > 0.0 && error < 0.1, "{name} is off by {error}");
+    }
+    let value = |model: &Decoder| loss(&model.valid(), &batch).into_scalar::<f32>();
+    assert_eq!(value(&narrow), value(&float));
+}
+
+#[test]
+fn a_run_with_bf16_products_learns_and_resumes() {
+    let (whole, broken) = (Place::new(), Place::new());
+    let settings = ["batch.precision=bf16", "blend.kind=linear", "blend.steps=3"];
+    whole.train(&settings, false).unwrap();
+    broken.train_until(&settings, false, 4).unwrap();
+    broken.train(&settings, true).unwrap();
+    let rows = whole.rows();
+    assert_eq!(broken.rows(), rows);
+    assert!(rows[5].loss < rows[0].loss);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bitnet_models::decoder::{Decoder, LoadOptions, Masters};
 use bitnet_models::tokenizer::Vocabulary;
 use bitnet_models::weights::{self, GgufLayout, GgufOptions, write_gguf};
 use bitnet_train::data::tokenizer::TokenizerBundle;
-use bitnet_train::model::{ModelConfig, Origin, StartModel, set_blend, trainable};
+use bitnet_train::model::{ModelConfig, Origin, StartModel, trainable};
 use bitnet_train::recipes::qat;
 use burn::tensor::{Device, Int, Tensor};
 use support::{Place, SMALL, model_fixture};
@@ -91,7 +91,7 @@ fn sub_norms_that_are_inserted_keep_the_float_function_at_first() {
     let expected = logits(&float.unwrap());
     let mut model = load(&start(LLAMA, true, true));
     assert!(model.config().sub_norms && model.model.layers[0].mlp.ffn_sub_norm.is_some());
-    set_blend(&mut model, 0.0);
+    model.set_blend(0.0);
     model.set_sub_norm_blend(0.0);
     assert!(logits(&model) == expected, "the function is another one");
     for lambda in [0.5, 1.0] {

@@ -151,6 +151,7 @@ impl Loader<'_> {
                 attn_sub_norm,
                 sub_norm_blend: 1.0,
                 dropout: DropoutConfig::new(0.0).init(),
+                products: None,
                 head_dim: config.head_dim,
             },
             post_attention_layernorm,

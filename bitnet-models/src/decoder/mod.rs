@@ -10,7 +10,7 @@ mod load;
 
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, RmsNorm};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 pub use cache::Cache;
 pub use config::{Activation, Biases, DecoderConfig, Masters, PROJECTIONS};
@@ -136,6 +136,35 @@ impl Decoder {
         for layer in &mut self.model.layers {
             layer.self_attn.sub_norm_blend = lambda;
             layer.mlp.sub_norm_blend = lambda;
+        }
+    }
+
+    /// Sets the number format of all products while training: on autodiff devices alone. Parameters, gradients of them, norms
+    /// and softmax stay f32. `None`, the default, is f32 throughout.
+    pub fn set_products(&mut self, products: Option<DType>) {
+        for layer in &mut self.model.layers {
+            layer.self_attn.products = products;
+            for projection in layer.projections_mut() {
+                projection.set_products(products);
+            }
+        }
+        let head = self
+            .lm_head
+            .as_mut()
+            .unwrap_or(&mut self.model.embed_tokens);
+        head.set_products(products);
+    }
+
+    /// Sets how far every projection is quantized, as [`BitLinear::set_blend`] does for one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `lambda` is not in 0..=1.
+    pub fn set_blend(&mut self, lambda: f64) {
+        for layer in &mut self.model.layers {
+            for projection in layer.projections_mut() {
+                projection.set_blend(lambda);
+            }
         }
     }
 
@@ -277,6 +306,19 @@ impl Layer {
             &mlp.gate_proj,
             &mlp.up_proj,
             &mlp.down_proj,
+        ]
+    }
+
+    const fn projections_mut(&mut self) -> [&mut BitLinear; 7] {
+        let (attention, mlp) = (&mut self.self_attn, &mut self.mlp);
+        [
+            &mut attention.q_proj,
+            &mut attention.k_proj,
+            &mut attention.v_proj,
+            &mut attention.o_proj,
+            &mut mlp.gate_proj,
+            &mut mlp.up_proj,
+            &mut mlp.down_proj,
         ]
     }
 }

@@ -8,8 +8,9 @@ use bitnet_kernels::{CacheFormat, CacheTensor, cached_attention};
 use burn::module::Module;
 use burn::nn::{Dropout, RmsNorm};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Bool, DType, Int, Tensor};
 
+use super::precision::narrowed;
 use super::{BitLinear, Rotation, rms_norm, rms_norm_blended};
 
 /// What precedes the tokens of a forward pass.
@@ -47,6 +48,9 @@ pub struct Attention {
     pub sub_norm_blend: f64,
     /// Of attention weights, while training.
     pub dropout: Dropout,
+    /// Number format of products while training; f32 if not given.
+    #[module(skip)]
+    pub products: Option<DType>,
     /// Width of a head.
     #[module(skip)]
     pub head_dim: usize,
@@ -65,7 +69,10 @@ impl Attention {
         let scale = (self.head_dim as f64).powf(-0.5);
 
         let o = match past {
-            Past::Nothing if q.is_autodiff() => attention(q, k, v, scale, &self.dropout),
+            Past::Nothing if q.is_autodiff() => {
+                let [q, k, v] = [q, k, v].map(|x| narrowed(x, self.products));
+                attention(q, k, v, scale, &self.dropout).cast(DType::F32)
+            }
             Past::Nothing => {
                 // Burn's products of f32 are rounded to TF32 on NVIDIA GPUs, which moves logits by 0.5; ours are not.
                 let [batch, n_kv_heads, seq_len, head_dim] = k.dims();
@@ -124,7 +131,7 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64, dropout: &Dro
     let n_kv_heads = k.dims()[1];
     let group = n_heads / n_kv_heads;
     let q = q.reshape([batch, n_kv_heads, group * seq_len, head_dim]);
-    let scores = q.matmul(k.swap_dims(2, 3)) * scale; // [batch, n_kv_heads, group·seq_len, seq_len]
+    let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * scale; // [batch, n_kv_heads, group·seq_len, seq_len]
     let future = Tensor::<2, Bool>::tril_mask([seq_len, seq_len], 0, &scores.device());
     let future = future
         .unsqueeze_dims::<5>(&[0, 0, 0])
@@ -135,6 +142,7 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64, dropout: &Dro
     let weights = softmax(scores, 4).reshape([batch, n_kv_heads, group * seq_len, seq_len]);
     dropout
         .forward(weights)
+        .cast(v.dtype())
         .matmul(v)
         .reshape([batch, n_heads, seq_len, head_dim])
 }

@@ -3,6 +3,7 @@
 mod attention;
 mod bit_linear;
 mod feed_forward;
+mod precision;
 mod rms_norm;
 mod rope;
 mod table;

@@ -39,21 +39,3 @@ impl ModuleMapper for Numbering {
         Param::from_mapped_value(ParamId::from(self.0), tensor, mapper)
     }
 }
-
-/// Sets how far every projection is quantized.
-pub fn set_blend(decoder: &mut Decoder, lambda: f64) {
-    for layer in &mut decoder.model.layers {
-        let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
-        for projection in [
-            &mut attention.q_proj,
-            &mut attention.k_proj,
-            &mut attention.v_proj,
-            &mut attention.o_proj,
-            &mut mlp.gate_proj,
-            &mut mlp.up_proj,
-            &mut mlp.down_proj,
-        ] {
-            projection.set_blend(lambda);
-        }
-    }
-}

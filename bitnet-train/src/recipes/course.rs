@@ -19,7 +19,6 @@ use crate::data::keyed;
 use crate::data::shards::{TokenData, VALIDATION};
 use crate::evaluate::evaluate;
 use crate::metrics::{Log, Row, Terms, Trits, replace};
-use crate::model::set_blend;
 use crate::optimizer::{Optimizer, Rates};
 
 /// A run from step to step.
@@ -89,7 +88,7 @@ impl<'a, 'c> Course<'a, 'c> {
     /// Makes the model what it is in this step: so far quantized, and what it drops a function of seed and step.
     pub(super) fn prepare(&self, model: &mut Decoder, device: &Device, step: u64, blend: f64) {
         if self.settings.model.ternary() {
-            set_blend(model, blend);
+            model.set_blend(blend);
         }
         if self.run.inserts_sub_norms() {
             model.set_sub_norm_blend(blend);

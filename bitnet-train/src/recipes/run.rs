@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
             true => self.resume::<R>(device)?,
             false => self.begin(device)?,
         };
-        model.set_dropout(self.settings.model.dropout());
+        self.settings.prepare(&mut model)?;
         Ok((model, optimizer, state))
     }
 

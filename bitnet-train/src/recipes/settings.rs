@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
-use bitnet_models::decoder::DecoderConfig;
+use bitnet_models::decoder::{Decoder, DecoderConfig};
 use bitnet_models::weights::{Arithmetic, PackOptions};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::{DataConfig, Plan, read};
@@ -33,9 +33,24 @@ pub struct BatchShape {
     pub length: usize,
     /// Rows in memory at once; gradients of the others are added. All if not given.
     pub at_once: Option<usize>,
+    /// Number format of products.
+    #[serde(default)]
+    pub precision: Precision,
     /// Whether elementwise results are computed again for the gradients instead of kept.
     #[serde(default)]
     pub checkpointing: bool,
+}
+
+/// Number format of products while training. Everything else is f32: masters, gradients, moments, norms, losses, and what
+/// is measured on the validation data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// The upper half of them: half the memory of what products keep, and far faster where the device has units for it.
+    Bf16,
 }
 
 /// When lines are written.
@@ -289,6 +304,27 @@ impl Settings<'_> {
             tokenizer_config: None,
             overwrite: true,
         })
+    }
+
+    /// Gives a model what is for training alone.
+    ///
+    /// # Errors
+    ///
+    /// A device that cannot compute in the precision.
+    pub(super) fn prepare(&self, model: &mut Decoder) -> Result<(), TrainError> {
+        model.set_dropout(self.model.dropout());
+        if self.batch.precision == Precision::Bf16 {
+            if !model.device().supports_dtype(DType::BF16) {
+                return Err(TrainError::Request {
+                    what: "batch.precision",
+                    found: "bf16".to_owned(),
+                    expected: "f32 on this device".to_owned(),
+                    way_out: "Leave the setting out, or choose another device".to_owned(),
+                });
+            }
+            model.set_products(Some(DType::BF16));
+        }
+        Ok(())
     }
 
     /// The device to train on.

@@ -133,7 +133,7 @@ impl Recipe for Distill {
         let description = origin.describe(config.vocab_size, None);
         let device = settings.autodiff(device);
         let mut model = origin.load(&description, 0, &device)?;
-        model.set_dropout(self.model.dropout());
+        settings.prepare(&mut model)?;
         let lesson = self.lesson(&*teacher, &config, None, &device)?;
         let mut optimizer = Optimizer::new(&self.optimizer);
         let batch = settings.made_up(config.vocab_size);
@@ -194,7 +194,9 @@ impl Distill {
             return refused("`distillation.relation_heads`", found, expected, way_out);
         }
         let options = LoadOptions::trainable();
-        let teacher = Decoder::load(&config, teacher, &options, device, &mut |_, _| ())?;
+        let mut teacher = Decoder::load(&config, teacher, &options, device, &mut |_, _| ())?;
+        self.settings().prepare(&mut teacher)?;
+        teacher.set_dropout(0.0);
         Ok(Lesson {
             config: &self.distillation,
             teacher: teacher.freeze(),

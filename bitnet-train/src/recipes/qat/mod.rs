@@ -24,7 +24,7 @@ use crate::model::Origin;
 use crate::optimizer::{Optimizer, Rates};
 
 pub use super::run::{BEST, CURVES, LAST, METRICS, PACKED};
-pub use super::settings::{BatchShape, CheckpointConfig, LogConfig, ValidationConfig};
+pub use super::settings::{BatchShape, CheckpointConfig, LogConfig, Precision, ValidationConfig};
 pub use super::step::Learned;
 pub use config::Qat;
 
@@ -109,7 +109,7 @@ impl Recipe for Qat {
         let (config, _) = settings.decoder(&origin, self.vocab_guess())?;
         let description = origin.describe(config.vocab_size, None);
         let mut model = origin.load(&description, 0, &settings.autodiff(device))?;
-        model.set_dropout(self.model.dropout());
+        settings.prepare(&mut model)?;
         let mut optimizer = Optimizer::new(&self.optimizer);
         let batch = settings.made_up(config.vocab_size);
         let (rates, limit, at_once) = (self.rates(0), self.optimizer.clip, settings.at_once());
