@@ -48,7 +48,7 @@ fn place(name: &str, more: &str) -> Place {
 
 #[test]
 fn masters_are_those_of_the_checkpoint() {
-    for name in [BITNET, "tiny-falcon-e/prequantized"] {
+    for name in [BITNET, "tiny-falcon-e/prequantized", "tiny-1bitllm"] {
         let checkpoint = weights::open(&model_fixture(name)).unwrap();
         let started = load(&start(name, false, true));
         assert!(matches!(started.config().masters, Masters::Ternary(_)));
@@ -148,6 +148,25 @@ fn a_llama_becomes_a_bitnet_and_resumes_on_the_way() {
     );
     let error = written.unwrap_err().to_string();
     assert!(error.contains("found sub-norms, expected none"), "{error}");
+}
+
+#[test]
+fn masters_of_every_family_are_saved_under_the_names_of_their_family() {
+    for name in [BITNET, "tiny-1bitllm"] {
+        let place = place(name, "");
+        place.train(&["steps=2"], false).unwrap();
+        for output in [qat::BEST, qat::PACKED] {
+            assert!(Model::load(place.output(output), &Device::flex()).is_ok());
+        }
+        let [before, after] = [model_fixture(name), place.output(qat::LAST)].map(|folder| {
+            let checkpoint = weights::open(&folder).unwrap();
+            let tensors = checkpoint.tensors().iter();
+            let mut names: Vec<String> = tensors.map(|tensor| tensor.file_name.clone()).collect();
+            names.sort();
+            names
+        });
+        assert_eq!(before, after);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! First, sub-norms are put into the student (`model.sub_norms`). Second, it is trained on plain text while they and the
 //! quantization grow. Third, it learns from the teacher: `cross-entropy + logits·KL + attention·relations`. The loop is
-//! [`Distill::train`](Recipe::train), the loss of the third stage [`Lesson::loss`].
+//! [`Distill::train`](Recipe::train), the loss of the third stage `Lesson::loss`.
 
 mod config;
 
