@@ -142,9 +142,7 @@ pub fn check_vocabulary(
         what: "vocabulary of the data".to_owned(),
         found: format!("another one, of {used} tokens"),
         expected: format!("that of {}, of {size} tokens", checkpoint.path().display()),
-        way_out:
-            "Name another `data.folder`, to prepare the data with the tokenizer of the checkpoint"
-                .to_owned(),
+        way_out: "Name another `data.folder`, to prepare the data with this tokenizer".to_owned(),
     })
 }
 

@@ -3,6 +3,7 @@
 //! A recipe is read from a TOML file whose key `recipe` names it; to add one, write its file and a line in [`RECIPES`].
 //! What recipes share are functions of the other modules; there is no trainer to inherit from.
 
+mod check;
 mod course;
 pub mod distill;
 mod prepared;

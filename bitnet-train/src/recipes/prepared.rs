@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::require;
+use super::check::require;
 use crate::TrainError;
 use crate::data::batches::{Packing, Sampling};
 use crate::data::shards::{self, BuildOptions, DATA, Split, TokenData};

@@ -10,8 +10,9 @@ use crate::TrainError;
 use crate::model::ModelConfig;
 use crate::optimizer::{OptimizerConfig, Rates};
 use crate::recipes::DataConfig;
+use crate::recipes::check::check_stage;
 use crate::recipes::settings::{
-    BatchShape, CheckpointConfig, LogConfig, Settings, ValidationConfig, check_stage, int8,
+    BatchShape, CheckpointConfig, LogConfig, Settings, ValidationConfig, int8,
 };
 use crate::schedule::{Blend, Schedule};
 
