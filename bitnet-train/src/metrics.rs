@@ -23,6 +23,9 @@ pub struct Row {
     pub tokens: u64,
     /// Mean loss of the step's batch, before the step.
     pub loss: f64,
+    /// What the loss consists of, where it has parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
     /// Norm of all gradients, before clipping.
     pub gradient_norm: f64,
     /// Learning rate.
@@ -39,6 +42,17 @@ pub struct Row {
     /// The ternary weights, after the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trits: Option<TritMetrics>,
+}
+
+/// The parts of a distillation's loss, each before its weight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Of the targets.
+    pub cross_entropy: f64,
+    /// Of the student's logits from the teacher's.
+    pub logits: f64,
+    /// Of its attention relations.
+    pub attention: f64,
 }
 
 /// Ternary weights in numbers.

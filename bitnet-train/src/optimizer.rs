@@ -10,6 +10,8 @@ use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Schedule;
+
 /// Settings of AdamW (arXiv 1711.05101).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +64,17 @@ pub struct Rates {
     pub lr: f64,
     /// Weight decay.
     pub weight_decay: f64,
+}
+
+impl Rates {
+    /// Those of a step of so many.
+    pub fn of(schedule: &Schedule, step: u64, steps: u64, lr: f64, weight_decay: f64) -> Self {
+        let factors = schedule.at(step, steps);
+        Self {
+            lr: lr * factors.lr,
+            weight_decay: weight_decay * factors.weight_decay,
+        }
+    }
 }
 
 /// AdamW with its state.

@@ -1,10 +1,11 @@
 //! The recipe, whole and in parts: it learns, goes on as if it had never stopped, follows the reference's gradients and
 //! optimizer traces, stops at numbers that are none, and leaves a packed model that computes what was trained.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bitnet_models::Model;
 use bitnet_models::decoder::{Decoder, LoadOptions};
@@ -12,108 +13,17 @@ use bitnet_models::weights;
 use bitnet_train::TrainError;
 use bitnet_train::data::batches::Batch;
 use bitnet_train::losses::{Reduction, cross_entropy};
-use bitnet_train::metrics::{self, Row, Trits};
+use bitnet_train::metrics::Trits;
 use bitnet_train::model::trainable;
 use bitnet_train::optimizer::{Optimizer, OptimizerConfig, Rates, clip};
+use bitnet_train::recipes::Ended;
 use bitnet_train::recipes::qat::{self, Learned};
-use bitnet_train::recipes::{self, Control, Ended, Progress, Summary};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A recipe that takes seconds without optimization.
-const SMALL: &str = r#"
-recipe = "qat"
-output = "RUN/out"
-steps = 6
-packed_table = "f32"
-[data]
-folder = "RUN/data"
-sources = ["stories:40"]
-vocab_size = 300
-validation = 0.1
-[model]
-hidden_size = 32
-intermediate_size = 48
-n_layers = 2
-n_heads = 2
-n_kv_heads = 1
-context = 32
-[batch]
-rows = 4
-length = 16
-[optimizer]
-lr = 1e-2
-[schedule]
-kind = "two_stage"
-warmup = 1
-[log]
-every = 1
-trits_every = 2
-[validation]
-every = 2
-batches = 2
-[checkpoint]
-every = 3
-"#;
-
-/// A folder for a run with its recipe in a file.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let text = SMALL.replace("RUN", folder.path().to_str().expect("what a run writes"));
-        fs::write(folder.path().join("recipe.toml"), text).expect("what a run writes");
-        Self(folder)
-    }
-
-    fn recipe(&self, settings: &[&str]) -> Result<Box<dyn recipes::Recipe>, TrainError> {
-        let settings: Vec<String> = settings.iter().map(|&setting| setting.into()).collect();
-        recipes::open(&self.0.path().join("recipe.toml"), &settings)
-    }
-
-    /// Trains, and stops after so many steps of this call.
-    fn train_until(
-        &self,
-        settings: &[&str],
-        resume: bool,
-        steps: u64,
-    ) -> Result<Summary, TrainError> {
-        let stop = AtomicBool::new(false);
-        let mut count = 0;
-        let mut progress = |_: &Progress| {
-            count += 1;
-            stop.store(count == steps, Ordering::Relaxed);
-        };
-        let control = Control {
-            resume,
-            stop: &stop,
-            progress: &mut progress,
-        };
-        self.recipe(settings)?.train(&Device::flex(), control)
-    }
-
-    fn train(&self, settings: &[&str], resume: bool) -> Result<Summary, TrainError> {
-        self.train_until(settings, resume, u64::MAX)
-    }
-
-    fn output(&self, name: &str) -> PathBuf {
-        self.0.path().join("out").join(name)
-    }
-
-    /// Everything that is written down but the speed.
-    fn rows(&self) -> Vec<Row> {
-        let mut rows = metrics::read(&self.output(qat::METRICS)).expect("what a run writes");
-        for row in &mut rows {
-            row.tokens_per_second = 0.0;
-        }
-        rows
-    }
-}
+use support::{Place, model_fixture};
 
 #[test]
 fn the_loss_falls_and_the_folder_of_the_run_is_complete() {
@@ -318,6 +228,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("optimizer.lr=-1", "optimizer.lr", "found -1"),
         ("optimizer.momentum=0.9", "optimizer", "`momentum`"),
         ("model.n_heads=3", "model.n_heads", "found 3"),
+        ("model.dropout=1", "model.dropout", "0 to below 1"),
         (
             "batch.length=64",
             "batch.length",
@@ -388,12 +299,7 @@ const GRADIENT: f64 = 1e-4; // relative L2 error of a tensor
 const ATTEMPTS: u64 = 32;
 
 fn fixture(name: &str) -> PathBuf {
-    let default = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../bitnet-models/tests/fixtures"
-    );
-    let root = std::env::var_os("BITNET_FIXTURES").map_or_else(|| default.into(), PathBuf::from);
-    root.join("models/tiny-2b4t-bf16").join(name)
+    model_fixture("tiny-2b4t-bf16").join(name)
 }
 
 fn reference_model(device: &Device) -> Decoder {
@@ -595,6 +501,87 @@ impl ModuleMapper for Noise {
             Tensor::from_data(TensorData::new(values, shape), &device).require_grad()
         })
     }
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_gradient() {
+    let file = fs::read(fixture("train.safetensors")).unwrap();
+    let batch = reference_batch(&SafeTensors::deserialize(&file).unwrap());
+    let gradients = |device: &Device| {
+        let mut model = reference_model(device);
+        // Dense and ternary products, and everything between.
+        model.model.layers[0].mlp.up_proj.set_blend(0.5);
+        model.model.layers[0].mlp.down_proj.set_blend(0.0);
+        let loss = loss(&model, &batch);
+        let value = loss.clone().into_scalar::<f32>();
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        (value, Named::of(&model, gradients))
+    };
+    let kept = Device::flex().autodiff();
+    let computed_again = kept.clone().gradient_checkpointing();
+    assert!(gradients(&computed_again) == gradients(&kept));
+}
+
+#[test]
+fn a_checkpointing_run_has_the_losses_of_a_plain_one() {
+    let (plain, checkpointing) = (Place::new(), Place::new());
+    plain.train(&["steps=3"], false).unwrap();
+    checkpointing
+        .train_until(&["steps=3", "batch.checkpointing=true"], false, 2)
+        .unwrap();
+    checkpointing.train(&["steps=3"], true).unwrap();
+    assert_eq!(checkpointing.rows(), plain.rows());
+}
+
+#[test]
+fn bf16_products_give_about_the_same_gradients_and_leave_evaluation_alone() {
+    let file = fs::read(fixture("train.safetensors")).unwrap();
+    let batch = reference_batch(&SafeTensors::deserialize(&file).unwrap());
+    // As a float model: quantized, a rounding to the other side is a large difference.
+    let mut float = reference_model(&Device::flex().autodiff());
+    float.set_blend(0.0);
+    let mut narrow = float.clone();
+    narrow.set_products(Some(DType::BF16));
+    let gradients = |model: &Decoder| {
+        let loss = loss(model, &batch);
+        assert_eq!(loss.dtype(), DType::F32);
+        Named::of(model, GradientsParams::from_grads(loss.backward(), model))
+    };
+    let (expected, found) = (gradients(&float), gradients(&narrow));
+    for (name, gradient) in &found {
+        let error = norm(gradient.iter().zip(&expected[name]).map(|(a, b)| a - b))
+            / norm(expected[name].iter().copied());
+        // A product of bf16 is off by up to 2^-8; dozens of them add up.
+        assert!(error > 0.0 && error < 0.1, "{name} is off by {error}");
+    }
+    let value = |model: &Decoder| loss(&model.valid(), &batch).into_scalar::<f32>();
+    assert_eq!(value(&narrow), value(&float));
+}
+
+#[test]
+fn a_run_with_bf16_products_learns_and_resumes() {
+    let (whole, broken) = (Place::new(), Place::new());
+    let settings = ["batch.precision=bf16", "blend.kind=linear", "blend.steps=3"];
+    whole.train(&settings, false).unwrap();
+    broken.train_until(&settings, false, 4).unwrap();
+    broken.train(&settings, true).unwrap();
+    let rows = whole.rows();
+    assert_eq!(broken.rows(), rows);
+    assert!(rows[5].loss < rows[0].loss);
+}
+
+#[test]
+fn every_example_is_a_recipe() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/recipes");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if let Err(error) = bitnet_train::recipes::open(&path, &[]) {
+            panic!("{error}");
+        }
+        count += 1;
+    }
+    assert!(count > 1);
 }
 
 #[test]

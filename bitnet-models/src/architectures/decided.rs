@@ -1,11 +1,12 @@
 //! What was decided when a checkpoint was written, under a key of our own that wins over all others:
-//! `"bitnet_burn": {"quantize_weights": bool, "quantize_activations": bool}`, each of which may be missing.
+//! `"bitnet_burn": {"quantize_weights": bool, "quantize_activations": bool, "sub_norms": bool}`, each of which may be
+//! missing.
 //!
-//! The public keys cannot say that a BitNet is to be read as plain floats, or that its inputs stay float. Other programs
-//! ignore the key.
+//! The public keys cannot say that a BitNet is to be read as plain floats, that its inputs stay float, or that sub-norms
+//! were put into a Llama or Qwen3. Other programs ignore the key.
 
 use bitnet_kernels::{ActivationQuantizer, Granularity};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Tensors, read_keys};
 use crate::ModelError;
@@ -15,6 +16,7 @@ use crate::weights::{Checkpoint, ConfigMap, ConfigReader};
 const KEY: &str = "bitnet_burn";
 const WEIGHTS: &str = "quantize_weights";
 const ACTIVATIONS: &str = "quantize_activations";
+const SUB_NORMS: &str = "sub_norms";
 
 /// Applies what `config` says was decided.
 pub(super) fn apply(
@@ -36,16 +38,39 @@ pub(super) fn apply(
         Some(false) => decoder.activations = ActivationQuantizer::None,
         None => {}
     }
+    decoder.sub_norms |= decided.optional_bool(SUB_NORMS)? == Some(true);
     Ok(())
+}
+
+/// Says that there are sub-norms.
+pub(super) fn insert_sub_norms(config: &mut ConfigMap) {
+    set(config, SUB_NORMS, true);
+}
+
+fn set(config: &mut ConfigMap, key: &str, value: bool) {
+    let decided = config.entry(KEY).or_insert(Value::Null);
+    if !decided.is_object() {
+        *decided = json!({});
+    }
+    decided[key] = value.into();
+}
+
+/// Takes back what was said about quantization.
+pub(super) fn forget_quantization(config: &mut ConfigMap) {
+    if let Some(Value::Object(decided)) = config.get_mut(KEY) {
+        decided.shift_remove(WEIGHTS);
+        decided.shift_remove(ACTIVATIONS);
+        if decided.is_empty() {
+            config.shift_remove(KEY);
+        }
+    }
 }
 
 /// Adds the key.
 pub(crate) fn record(config: &mut ConfigMap, ternary: bool, activations: ActivationQuantizer) {
     let quantized = activations == ActivationQuantizer::Int8;
-    config.insert(
-        KEY.into(),
-        json!({ WEIGHTS: ternary, ACTIVATIONS: quantized }),
-    );
+    set(config, WEIGHTS, ternary);
+    set(config, ACTIVATIONS, quantized);
 }
 
 /// Adds the key if the others are read differently. `checkpoint` has the tensors that will be beside `config`.
@@ -55,7 +80,7 @@ pub(crate) fn record_if_needed(
     ternary: bool,
     activations: ActivationQuantizer,
 ) -> Result<(), ModelError> {
-    config.shift_remove(KEY);
+    forget_quantization(config);
     let reader = ConfigReader::of(checkpoint.path(), config);
     let read = read_keys(&reader, &Tensors(checkpoint))?;
     if (read.masters != Masters::Float, read.activations) != (ternary, activations) {

@@ -11,12 +11,12 @@ mod llama;
 mod qwen3;
 
 use bitnet_kernels::{ActivationQuantizer, Granularity};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ModelError;
-use crate::decoder::{Activation, Biases, DecoderConfig, Masters};
+use crate::decoder::{Activation, Biases, DecoderConfig, Masters, PROJECTIONS};
 use crate::layers::{RopeConfig, RopeScaling};
-use crate::weights::{Checkpoint, ConfigReader};
+use crate::weights::{Checkpoint, ConfigMap, ConfigReader};
 
 /// A model family.
 #[derive(Debug)]
@@ -73,6 +73,35 @@ pub fn read(
         config.activations = activations;
     }
     Ok(config)
+}
+
+/// The keys of `config.json` for masters that are trained as ternary or as float projections; with `sub_norms`, such norms
+/// are among them whatever the family. Everything else is as in `source`.
+pub fn describe_masters(source: &ConfigMap, ternary: bool, sub_norms: bool) -> ConfigMap {
+    let mut config = source.clone();
+    decided::forget_quantization(&mut config);
+    if sub_norms {
+        decided::insert_sub_norms(&mut config);
+    }
+    let quantization = config.entry("quantization_config").or_insert(Value::Null);
+    if !quantization.is_object() {
+        *quantization = json!({});
+    }
+    quantization["quant_method"] = "bitnet".into();
+    quantization["linear_class"] = "autobitlinear".into();
+    quantization["quantization_mode"] = "online".into();
+    // Some families are ternary by themselves; this is how the format names exceptions. Without the key, it is the head.
+    if let Some(quantization) = quantization.as_object_mut() {
+        quantization.shift_remove("modules_to_not_convert");
+        if !ternary {
+            let names = PROJECTIONS
+                .iter()
+                .filter_map(|name| name.rsplit('.').next());
+            let all: Vec<&str> = names.chain(["lm_head"]).collect();
+            quantization.insert("modules_to_not_convert".into(), json!(all));
+        }
+    }
+    config
 }
 
 /// What the keys of a configuration say of a model with these tensors.

@@ -6,7 +6,7 @@
 use bitnet_kernels::quantize::ternarize;
 use bitnet_kernels::{PackedTable, TableFormat, TableTensor, TernaryTensor, WeightQuantizer};
 use burn::module::{Module, Param};
-use burn::nn::{RmsNorm, RmsNormConfig};
+use burn::nn::{DropoutConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::{Body, Decoder, DecoderConfig, Layer};
@@ -94,6 +94,7 @@ impl Decoder {
                 embed_tokens,
                 layers,
                 norm,
+                dropout: DropoutConfig::new(0.0).init(),
             },
             lm_head,
             config: config.clone(),
@@ -148,6 +149,9 @@ impl Loader<'_> {
                 q_norm,
                 k_norm,
                 attn_sub_norm,
+                sub_norm_blend: 1.0,
+                dropout: DropoutConfig::new(0.0).init(),
+                products: None,
                 head_dim: config.head_dim,
             },
             post_attention_layernorm,
@@ -156,8 +160,10 @@ impl Loader<'_> {
                 up_proj: self.linear(&at("mlp.up_proj"))?,
                 down_proj: self.linear(&at("mlp.down_proj"))?,
                 ffn_sub_norm: sub_norm(self, "mlp.ffn_sub_norm", inter)?,
+                sub_norm_blend: 1.0,
                 activation: config.activation,
             },
+            dropout: DropoutConfig::new(0.0).init(),
         })
     }
 

@@ -9,8 +9,8 @@ mod config;
 mod load;
 
 use burn::module::Module;
-use burn::nn::RmsNorm;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::nn::{Dropout, DropoutConfig, RmsNorm};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 pub use cache::Cache;
 pub use config::{Activation, Biases, DecoderConfig, Masters, PROJECTIONS};
@@ -40,6 +40,8 @@ pub struct Body {
     pub layers: Vec<Layer>,
     /// Final norm.
     pub norm: RmsNorm,
+    /// Of embeddings, while training.
+    pub dropout: Dropout,
 }
 
 /// One layer.
@@ -53,6 +55,8 @@ pub struct Layer {
     pub post_attention_layernorm: RmsNorm,
     /// Feed-forward block.
     pub mlp: FeedForward,
+    /// Of what each block adds to the residual stream, while training.
+    pub dropout: Dropout,
 }
 
 impl Decoder {
@@ -93,13 +97,75 @@ impl Decoder {
             self.config
                 .rope
                 .rotation(self.config.head_dim, &positions, 1, &ids.device());
-        let mut h = self.model.embed_tokens.forward(ids);
+        let h = self.model.embed_tokens.forward(ids);
+        let mut h = self.model.dropout.forward(h);
         seen(&h);
         for layer in &self.model.layers {
             h = layer.forward(h, &rotation, Past::Nothing);
             seen(&h);
         }
         rms_norm(&self.model.norm, h)
+    }
+
+    /// Sets which part of embeddings, of attention weights and of what each block adds is dropped (arXiv 1207.0580): on
+    /// autodiff devices alone, so that neither inference nor [`valid`](Module::valid) models drop anything. Default: 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `probability` is not in 0..1.
+    pub fn set_dropout(&mut self, probability: f64) {
+        let dropout = DropoutConfig::new(probability).init();
+        for layer in &mut self.model.layers {
+            layer.dropout = dropout.clone();
+            layer.self_attn.dropout = dropout.clone();
+        }
+        self.model.dropout = dropout;
+    }
+
+    /// Sets how much of each sub-norm is applied, for models that get theirs late: 0 computes what the model did without
+    /// them, 1 (the default) is the norm.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `lambda` is not in 0..=1.
+    pub fn set_sub_norm_blend(&mut self, lambda: f64) {
+        assert!(
+            (0.0..=1.0).contains(&lambda),
+            "a blend of {lambda}, expected 0 (no sub-norms) to 1"
+        );
+        for layer in &mut self.model.layers {
+            layer.self_attn.sub_norm_blend = lambda;
+            layer.mlp.sub_norm_blend = lambda;
+        }
+    }
+
+    /// Sets the number format of all products while training: on autodiff devices alone. Parameters, gradients of them, norms
+    /// and softmax stay f32. `None`, the default, is f32 throughout.
+    pub fn set_products(&mut self, products: Option<DType>) {
+        for layer in &mut self.model.layers {
+            layer.self_attn.products = products;
+            for projection in layer.projections_mut() {
+                projection.set_products(products);
+            }
+        }
+        let head = self
+            .lm_head
+            .as_mut()
+            .unwrap_or(&mut self.model.embed_tokens);
+        head.set_products(products);
+    }
+
+    /// Sets how far every projection is quantized, as [`BitLinear::set_blend`] does for one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `lambda` is not in 0..=1.
+    pub fn set_blend(&mut self, lambda: f64) {
+        for layer in &mut self.model.layers {
+            for projection in layer.projections_mut() {
+                projection.set_blend(lambda);
+            }
+        }
     }
 
     /// Continues each row of `cache` by these tokens: hidden states after the final norm.
@@ -214,9 +280,19 @@ impl Decoder {
 impl Layer {
     fn forward(&self, h: Tensor<3>, rotation: &Rotation, past: Past<'_>) -> Tensor<3> {
         let normed = rms_norm(&self.input_layernorm, h.clone());
-        let h = h + self.self_attn.forward(normed, rotation, past);
+        let attended = self.self_attn.forward(normed, rotation, past);
+        let h = h + self.dropout.forward(attended);
         let normed = rms_norm(&self.post_attention_layernorm, h.clone());
-        h + self.mlp.forward(normed)
+        h + self.dropout.forward(self.mlp.forward(normed))
+    }
+
+    /// Queries, keys and values that this layer attends with, as [`Attention::states`] gives them.
+    ///
+    /// # Shapes
+    ///
+    /// - h: `[batch, seq_len, hidden_size]`, the residual stream before the layer
+    pub fn states(&self, h: Tensor<3>) -> [Tensor<4>; 3] {
+        self.self_attn.states(rms_norm(&self.input_layernorm, h))
     }
 
     /// The seven projections, in the order of [`PROJECTIONS`].
@@ -230,6 +306,19 @@ impl Layer {
             &mlp.gate_proj,
             &mlp.up_proj,
             &mlp.down_proj,
+        ]
+    }
+
+    const fn projections_mut(&mut self) -> [&mut BitLinear; 7] {
+        let (attention, mlp) = (&mut self.self_attn, &mut self.mlp);
+        [
+            &mut attention.q_proj,
+            &mut attention.k_proj,
+            &mut attention.v_proj,
+            &mut attention.o_proj,
+            &mut mlp.gate_proj,
+            &mut mlp.up_proj,
+            &mut mlp.down_proj,
         ]
     }
 }

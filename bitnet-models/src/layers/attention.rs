@@ -6,11 +6,12 @@
 
 use bitnet_kernels::{CacheFormat, CacheTensor, cached_attention};
 use burn::module::Module;
-use burn::nn::RmsNorm;
+use burn::nn::{Dropout, RmsNorm};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Bool, DType, Int, Tensor};
 
-use super::{BitLinear, Rotation, rms_norm};
+use super::precision::narrowed;
+use super::{BitLinear, Rotation, rms_norm, rms_norm_blended};
 
 /// What precedes the tokens of a forward pass.
 #[derive(Debug)]
@@ -43,6 +44,13 @@ pub struct Attention {
     pub k_norm: Option<RmsNorm>,
     /// Norm of the joined heads.
     pub attn_sub_norm: Option<RmsNorm>,
+    /// How much of that norm is applied, 0 to 1.
+    pub sub_norm_blend: f64,
+    /// Of attention weights, while training.
+    pub dropout: Dropout,
+    /// Number format of products while training; f32 if not given.
+    #[module(skip)]
+    pub products: Option<DType>,
     /// Width of a head.
     #[module(skip)]
     pub head_dim: usize,
@@ -56,19 +64,15 @@ impl Attention {
     /// - x: `[batch, seq_len, hidden_size]`, normed
     /// - output: the same
     pub fn forward(&self, x: Tensor<3>, rotation: &Rotation, past: Past<'_>) -> Tensor<3> {
-        let normed = |norm: &Option<RmsNorm>, x: Tensor<4>| match norm {
-            Some(norm) => rms_norm(norm, x),
-            None => x,
-        };
-        let [q, k, v] = BitLinear::forward_triple([&self.q_proj, &self.k_proj, &self.v_proj], x);
-        let q = normed(&self.q_norm, self.heads(q));
-        let k = normed(&self.k_norm, self.heads(k));
-        let v = self.heads(v);
+        let [q, k, v] = self.states(x);
         let (q, k) = (rotation.apply(q), rotation.apply(k));
         let scale = (self.head_dim as f64).powf(-0.5);
 
         let o = match past {
-            Past::Nothing if q.is_autodiff() => attention(q, k, v, scale),
+            Past::Nothing if q.is_autodiff() => {
+                let [q, k, v] = [q, k, v].map(|x| narrowed(x, self.products));
+                attention(q, k, v, scale, &self.dropout).cast(DType::F32)
+            }
             Past::Nothing => {
                 // Burn's products of f32 are rounded to TF32 on NVIDIA GPUs, which moves logits by 0.5; ours are not.
                 let [batch, n_kv_heads, seq_len, head_dim] = k.dims();
@@ -90,10 +94,27 @@ impl Attention {
             .swap_dims(1, 2)
             .reshape([batch, seq_len, n_heads * head_dim]);
         let o = match &self.attn_sub_norm {
-            Some(norm) => rms_norm(norm, o),
+            Some(norm) => rms_norm_blended(norm, o, self.sub_norm_blend),
             None => o,
         };
         self.o_proj.forward(o)
+    }
+
+    /// Queries, keys and values, not rotated yet.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, seq_len, hidden_size]`, normed
+    /// - output: `[batch, heads, seq_len, head_dim]` each; keys and values have `n_kv_heads`
+    pub fn states(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
+        let normed = |norm: &Option<RmsNorm>, x: Tensor<4>| match norm {
+            Some(norm) => rms_norm(norm, x),
+            None => x,
+        };
+        let [q, k, v] = BitLinear::forward_triple([&self.q_proj, &self.k_proj, &self.v_proj], x);
+        let q = normed(&self.q_norm, self.heads(q));
+        let k = normed(&self.k_norm, self.heads(k));
+        [q, k, self.heads(v)]
     }
 
     /// `[batch, seq_len, heads · head_dim]` to `[batch, heads, seq_len, head_dim]`.
@@ -105,12 +126,12 @@ impl Attention {
 }
 
 /// `softmax(q·kᵀ·scale + causal mask)·v`, the query heads of one group side by side so that keys are not repeated.
-fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64, dropout: &Dropout) -> Tensor<4> {
     let [batch, n_heads, seq_len, head_dim] = q.dims();
     let n_kv_heads = k.dims()[1];
     let group = n_heads / n_kv_heads;
     let q = q.reshape([batch, n_kv_heads, group * seq_len, head_dim]);
-    let scores = q.matmul(k.swap_dims(2, 3)) * scale; // [batch, n_kv_heads, group·seq_len, seq_len]
+    let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * scale; // [batch, n_kv_heads, group·seq_len, seq_len]
     let future = Tensor::<2, Bool>::tril_mask([seq_len, seq_len], 0, &scores.device());
     let future = future
         .unsqueeze_dims::<5>(&[0, 0, 0])
@@ -119,7 +140,9 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> 
         .reshape([batch, n_kv_heads, group, seq_len, seq_len])
         .mask_fill(future, f32::NEG_INFINITY);
     let weights = softmax(scores, 4).reshape([batch, n_kv_heads, group * seq_len, seq_len]);
-    weights
+    dropout
+        .forward(weights)
+        .cast(v.dtype())
         .matmul(v)
         .reshape([batch, n_heads, seq_len, head_dim])
 }

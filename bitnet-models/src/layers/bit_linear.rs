@@ -22,6 +22,7 @@ use burn::nn::{Initializer, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{DType, Device, Int, Tensor, assert_shape};
 
+use super::precision::narrowed;
 use super::rms_norm;
 
 /// Configuration to create a [`BitLinear`] layer using the [init function](BitLinearConfig::init).
@@ -172,6 +173,7 @@ impl BitLinearConfig {
             weight_quantizer: self.weight_quantizer,
             granularity,
             blend: 1.0,
+            products: None,
         }
     }
 }
@@ -229,6 +231,8 @@ pub struct BitLinear {
     #[module(skip)]
     granularity: Granularity,
     blend: f64,
+    #[module(skip)]
+    products: Option<DType>,
 }
 
 impl BitLinear {
@@ -258,6 +262,7 @@ impl BitLinear {
             activations: ActivationQuantizer::default(),
             weight_quantizer: WeightQuantizer::default(),
             blend: 1.0,
+            products: None,
         }
     }
 
@@ -284,10 +289,11 @@ impl BitLinear {
             Some(norm) => rms_norm(norm, x),
             None => x,
         };
+        let x = narrowed(x, self.products);
         let y = match &self.weight {
             Weight::Packed(_) => ternary_linear(x, &self.weight(), self.activations),
             Weight::Latent(latent) if self.blend == 0.0 => {
-                let latent = latent.val();
+                let latent = narrowed(latent.val(), self.products);
                 linear(x.cast(latent.dtype()), latent.transpose(), None)
             }
             Weight::Latent(latent) if self.blend < 1.0 => self.forward_blended(x, latent.val()),
@@ -355,6 +361,12 @@ impl BitLinear {
             "BitLinear: a blend of {lambda}, expected 0 (float) to 1 (ternary)"
         );
         self.blend = lambda;
+    }
+
+    /// Sets the number format of products while training: on autodiff devices, with masters and gradients as they are.
+    /// `None` (the default) is that of the input.
+    pub const fn set_products(&mut self, products: Option<DType>) {
+        self.products = products;
     }
 
     /// Replaces the latent weight by its packed quantization. A packed layer is returned as it is.

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::RmsNorm;
 use burn::tensor::Tensor;
 
-use super::{BitLinear, rms_norm};
+use super::{BitLinear, rms_norm_blended};
 
 /// Feed-forward block of a decoder layer.
 #[derive(Module, Debug)]
@@ -18,6 +18,8 @@ pub struct FeedForward {
     pub down_proj: BitLinear,
     /// Norm of the gated values.
     pub ffn_sub_norm: Option<RmsNorm>,
+    /// How much of that norm is applied, 0 to 1.
+    pub sub_norm_blend: f64,
     /// Nonlinearity of the gate.
     #[module(skip)]
     pub activation: Activation,
@@ -34,7 +36,7 @@ impl FeedForward {
         let [gate, up] = BitLinear::forward_pair([&self.gate_proj, &self.up_proj], x);
         let gated = gated(gate, up, self.activation);
         let gated = match &self.ffn_sub_norm {
-            Some(norm) => rms_norm(norm, gated),
+            Some(norm) => rms_norm_blended(norm, gated, self.sub_norm_blend),
             None => gated,
         };
         self.down_proj.forward(gated)

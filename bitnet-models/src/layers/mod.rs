@@ -3,6 +3,7 @@
 mod attention;
 mod bit_linear;
 mod feed_forward;
+mod precision;
 mod rms_norm;
 mod rope;
 mod table;
@@ -10,6 +11,6 @@ mod table;
 pub use attention::{Attention, Past};
 pub use bit_linear::{BitLinear, BitLinearConfig};
 pub use feed_forward::FeedForward;
-pub use rms_norm::rms_norm;
+pub use rms_norm::{rms_norm, rms_norm_blended};
 pub use rope::{RopeConfig, RopeScaling, Rotation};
 pub use table::Table;

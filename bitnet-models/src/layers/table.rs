@@ -11,12 +11,16 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::module::{embedding, linear};
 use burn::tensor::{DType, Int, Tensor};
 
+use super::precision::narrowed;
+
 /// A matrix `[rows, columns]` of embeddings.
 #[derive(Module, Debug)]
 pub struct Table {
     weight: Option<Param<Tensor<2>>>,
     packed: Option<FewBits>,
     ternary: Option<Ternary>,
+    #[module(skip)]
+    products: Option<DType>,
 }
 
 #[derive(Module, Debug)]
@@ -44,6 +48,7 @@ impl Table {
             weight: Some(weight),
             packed: None,
             ternary: None,
+            products: None,
         }
     }
 
@@ -60,6 +65,7 @@ impl Table {
                 columns,
             }),
             ternary: None,
+            products: None,
         }
     }
 
@@ -76,6 +82,7 @@ impl Table {
                 granularity,
                 columns,
             }),
+            products: None,
         }
     }
 
@@ -107,7 +114,7 @@ impl Table {
     pub fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.state() {
             State::Float(weight) => {
-                let weight = weight.val();
+                let weight = narrowed(weight.val(), self.products);
                 let x = x.cast(weight.dtype());
                 linear(x, weight.transpose(), None).cast(DType::F32)
             }
@@ -116,6 +123,11 @@ impl Table {
                 ternary_linear(x.cast(DType::F32), &table, ActivationQuantizer::None)
             }
         }
+    }
+
+    /// Sets the number format of the head's products while training, as of a [`BitLinear`](super::BitLinear).
+    pub const fn set_products(&mut self, products: Option<DType>) {
+        self.products = products;
     }
 
     /// Rows and columns.

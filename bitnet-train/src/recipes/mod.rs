@@ -3,15 +3,22 @@
 //! A recipe is read from a TOML file whose key `recipe` names it; to add one, write its file and a line in [`RECIPES`].
 //! What recipes share are functions of the other modules; there is no trainer to inherit from.
 
+mod check;
+mod course;
+pub mod distill;
 mod prepared;
 pub mod qat;
 mod read;
+mod run;
+mod settings;
+mod step;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bitnet_models::decoder::Decoder;
 use burn::tensor::Device;
 
 use crate::TrainError;
@@ -32,7 +39,7 @@ pub struct Entry {
 type Read = fn(toml::Table, &str) -> Result<Box<dyn Recipe>, TrainError>;
 
 /// Every recipe.
-pub static RECIPES: &[Entry] = &[qat::RECIPE];
+pub static RECIPES: &[Entry] = &[qat::RECIPE, distill::RECIPE];
 
 /// A training that is configured.
 pub trait Recipe: Debug {
@@ -155,4 +162,17 @@ pub struct Plan {
     pub steps: u64,
     /// Ids in all steps.
     pub tokens: u64,
+}
+
+/// Steps that are timed.
+const TIMED: u32 = 3;
+
+/// The time of a step: the mean of a few, after one to warm up.
+fn timed(mut model: Decoder, mut step: impl FnMut(Decoder) -> Decoder) -> Duration {
+    model = step(model);
+    let begun = Instant::now();
+    for _ in 0..TIMED {
+        model = step(model);
+    }
+    begun.elapsed() / TIMED
 }

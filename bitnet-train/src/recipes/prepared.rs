@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::check::require;
 use crate::TrainError;
 use crate::data::batches::{Packing, Sampling};
 use crate::data::shards::{self, BuildOptions, DATA, Split, TokenData};
 use crate::data::sources::{Source, Sources};
-use crate::data::tokenizer::{Bpe, Characters};
+use crate::data::tokenizer::{Bpe, Characters, TokenizerBundle};
 
 /// What to learn from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +43,17 @@ const fn a_hundredth() -> f64 {
 }
 
 impl DataConfig {
+    /// Proves what its types do not. Names of fields begin with `section`.
+    pub(super) fn check(&self, file: &str, section: &str) -> Result<(), TrainError> {
+        require(
+            file,
+            self.sampling != Sampling::Sequential,
+            &format!("{section}sampling"),
+            "sequential",
+            "shuffled or random_windows: a sequential pass ends",
+        )
+    }
+
     /// The data, if it is there.
     ///
     /// # Errors
@@ -65,12 +77,12 @@ impl DataConfig {
         Ok(Some(data))
     }
 
-    /// The data, built if it is not there.
+    /// The data, built if it is not there: with this tokenizer, or one that is learned.
     ///
     /// # Errors
     ///
     /// As [`existing`](Self::existing), and what building refuses.
-    pub fn prepared(&self) -> Result<TokenData, TrainError> {
+    pub fn prepared(&self, given: Option<TokenizerBundle>) -> Result<TokenData, TrainError> {
         if let Some(data) = self.existing()? {
             return Ok(data);
         }
@@ -84,9 +96,10 @@ impl DataConfig {
             });
         }
         let sources = self.all()?;
-        let tokenizer = match self.vocab_size {
-            Some(size) => Bpe::new(size)?.train(&sources)?,
-            None => Characters::train(&sources)?,
+        let tokenizer = match (given, self.vocab_size) {
+            (Some(given), _) => given,
+            (None, Some(size)) => Bpe::new(size)?.train(&sources)?,
+            (None, None) => Characters::train(&sources)?,
         };
         let fraction = self.validation;
         let split = match self.tail {

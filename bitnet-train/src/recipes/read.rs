@@ -55,16 +55,20 @@ fn put(table: &mut Table, key: &str, value: &str, file: &str) -> Result<(), Trai
 /// The configuration that a table holds.
 pub(super) fn typed<T: DeserializeOwned>(table: Table, file: &str) -> Result<T, TrainError> {
     table.try_into().map_err(|error: toml::de::Error| {
-        // The path of the field stands in the text only.
+        // The path of the field stands in the text only, on lines of its own: a section that is read by itself adds one.
         let text = error.to_string();
-        let field = text
-            .rsplit_once("in `")
-            .map_or("recipe", |(_, path)| path.trim_end().trim_end_matches('`'));
-        let message = error.message();
+        let parts = text.lines().filter_map(|line| line.strip_prefix("in `"));
+        let mut path: Vec<&str> = parts.map(|part| part.trim_end_matches('`')).collect();
+        path.reverse();
+        let field = match path.is_empty() {
+            true => "recipe".to_owned(),
+            false => path.join("."),
+        };
+        let message = error.message().lines().next().unwrap_or_default();
         let (found, expected) = message
             .split_once(", expected ")
             .unwrap_or((message, "the settings of this recipe"));
-        refused(file, field, found, expected)
+        refused(file, &field, found, expected)
     })
 }
 

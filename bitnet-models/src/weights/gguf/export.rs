@@ -167,9 +167,12 @@ pub(super) fn check_quantization(
         let expected = "masters or ternary weights: read again, these floats would be ternary";
         return Err(config.bad("quantization_config", found, expected));
     }
-    let has_norms = slots
-        .iter()
-        .any(|slot| slot.name.ends_with("_proj.norm.weight"));
+    let any = |end: &str| slots.iter().any(|slot| slot.name.ends_with(end));
+    if !family.bitnet && any("attn_sub_norm.weight") {
+        let expected = format!("none, as GGUF implies for {}", family.name);
+        return Err(config.bad("bitnet_burn.sub_norms", "sub-norms", expected));
+    }
+    let has_norms = any("_proj.norm.weight");
     let plain_inputs = ternary.is_empty() || (family.name == "qwen3" && !has_norms);
     let implied = if plain_inputs {
         ActivationQuantizer::None

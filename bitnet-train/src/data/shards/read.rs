@@ -66,6 +66,11 @@ impl TokenData {
         })
     }
 
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// What the folder holds.
     pub fn index(&self) -> &Index {
         &self.index

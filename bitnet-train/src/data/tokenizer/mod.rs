@@ -8,8 +8,10 @@ mod characters;
 
 use std::path::Path;
 
+use bitnet_models::TokenizerFiles;
 use bitnet_models::chat::ChatTemplate;
 use bitnet_models::tokenizer::Tokenizer;
+use bitnet_models::weights::Checkpoint;
 use serde_json::Value;
 
 use crate::TrainError;
@@ -57,6 +59,26 @@ impl TokenizerBundle {
         // Without special tokens of a known format, there is no way to write conversations: no fault by itself.
         let template = ChatTemplate::choose(declared, "", &tokenizer).ok();
         Self::new(tokenizer, template)
+    }
+
+    /// That of a checkpoint of any format, likewise; `None` if it has no tokenizer.
+    ///
+    /// # Errors
+    /// When its files are damaged.
+    pub fn of(checkpoint: &dyn Checkpoint) -> Result<Option<Self>, TrainError> {
+        let Some(files) = TokenizerFiles::of(checkpoint)? else {
+            return Ok(None);
+        };
+        let config = files.config.as_bytes();
+        let tokenizer = Tokenizer::from_json_with_config(&files.tokenizer, config)?;
+        let value: Value = serde_json::from_slice(config).unwrap_or_default();
+        let origin = checkpoint.path().display().to_string();
+        let declared = value["chat_template"].as_str();
+        let declared = declared
+            .map(|source| ChatTemplate::from_source(source, &origin))
+            .transpose()?;
+        let template = ChatTemplate::choose(declared, "", &tokenizer).ok();
+        Self::new(tokenizer, template).map(Some)
     }
 
     /// Text to ids.

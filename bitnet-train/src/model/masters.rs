@@ -1,159 +1,22 @@
-//! The model that is trained: a 2B4T decoder of any size, with float masters.
+//! Float weights on the host, fresh or of a decoder, as a checkpoint.
 //!
-//! [`Masters`] are its weights on the host, fresh or of a trained decoder, as a checkpoint: what loads a model is what
-//! saves it. Invariant: the parameters of [`trainable`] models are numbered in reading order, in every process alike.
+//! Invariant: fresh numbers depend on the seed, the name and the place of a weight alone, so that any process makes the
+//! same model. Normal numbers are Box and Muller's (1958).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_models::ModelError;
-use bitnet_models::architectures::{self, Overrides};
-use bitnet_models::decoder::{Decoder, LoadOptions};
-use bitnet_models::tokenizer::Tokenizer;
+use bitnet_models::decoder::Decoder;
 use bitnet_models::weights::{
     Checkpoint, ConfigMap, FloatKind, Floats, Matrix, Role, Slot, TensorInfo,
 };
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Device, Tensor};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::data::keyed;
-
-/// The size of a decoder with sub-norms and squared ReLU, as BitNet b1.58 2B4T (arXiv 2504.12285).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the feed-forward block.
-    pub intermediate_size: usize,
-    /// Layers.
-    pub n_layers: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads; as many as query heads if not given.
-    pub n_kv_heads: Option<usize>,
-    /// Longest context that the model will be used with.
-    pub context: usize,
-    /// Whether the output head is the embedding.
-    #[serde(default = "yes")]
-    pub tied_head: bool,
-    /// Base of the rotary encoding.
-    #[serde(default = "rope_theta")]
-    pub rope_theta: f64,
-    /// Epsilon of every norm.
-    #[serde(default = "norm_epsilon")]
-    pub norm_epsilon: f64,
-    /// Standard deviation of fresh weights.
-    #[serde(default = "init_std")]
-    pub init_std: f64,
-    /// Whether projections are ternary. Without, the same code trains the float twin of the model.
-    #[serde(default = "yes")]
-    pub ternary: bool,
-}
-
-const fn yes() -> bool {
-    true
-}
-
-fn rope_theta() -> f64 {
-    10_000.0
-}
-
-fn norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn init_std() -> f64 {
-    0.02
-}
-
-impl ModelConfig {
-    /// The keys of a `config.json`.
-    pub fn describe(&self, vocab_size: usize, tokenizer: Option<&Tokenizer>) -> ConfigMap {
-        let mut quantization = json!({
-            "quant_method": "bitnet",
-            "linear_class": "autobitlinear",
-            "quantization_mode": "online",
-        });
-        if !self.ternary {
-            // The architecture is ternary by itself; this is how its format names exceptions.
-            let all = ["q", "k", "v", "o", "gate", "up", "down"].map(|name| format!("{name}_proj"));
-            quantization["modules_to_not_convert"] = json!(all);
-        }
-        let Value::Object(mut map) = json!({
-            "architectures": ["BitNetForCausalLM"],
-            "model_type": "bitnet",
-            "hidden_act": "relu2",
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.n_layers,
-            "num_attention_heads": self.n_heads,
-            "num_key_value_heads": self.n_kv_heads.unwrap_or(self.n_heads),
-            "vocab_size": vocab_size,
-            "max_position_embeddings": self.context,
-            "rms_norm_eps": self.norm_epsilon,
-            "rope_theta": self.rope_theta,
-            "tie_word_embeddings": self.tied_head,
-            "initializer_range": self.init_std,
-            "quantization_config": quantization,
-        }) else {
-            unreachable!("an object stands above")
-        };
-        if let Some(tokenizer) = tokenizer {
-            if let Some(id) = tokenizer.bos_id() {
-                map.insert("bos_token_id".into(), id.into());
-            }
-            if let Some(&id) = tokenizer.eos_ids().first() {
-                map.insert("eos_token_id".into(), id.into());
-            }
-        }
-        map
-    }
-}
-
-/// A decoder with trainable f32 parameters.
-///
-/// # Errors
-///
-/// The checkpoint's.
-pub fn trainable(checkpoint: &dyn Checkpoint, device: &Device) -> Result<Decoder, ModelError> {
-    let config = architectures::read(checkpoint, Overrides::default())?;
-    let options = LoadOptions::trainable();
-    let decoder = Decoder::load(&config, checkpoint, &options, device, &mut |_, _| ())?;
-    Ok(decoder.map(&mut Numbering(0)))
-}
-
-struct Numbering(u64);
-
-impl ModuleMapper for Numbering {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        self.0 += 1;
-        let (_, tensor, mapper) = param.consume();
-        Param::from_mapped_value(ParamId::from(self.0), tensor, mapper)
-    }
-}
-
-/// Sets how far every projection is quantized.
-pub fn set_blend(decoder: &mut Decoder, lambda: f64) {
-    for layer in &mut decoder.model.layers {
-        let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
-        for projection in [
-            &mut attention.q_proj,
-            &mut attention.k_proj,
-            &mut attention.v_proj,
-            &mut attention.o_proj,
-            &mut mlp.gate_proj,
-            &mut mlp.up_proj,
-            &mut mlp.down_proj,
-        ] {
-            projection.set_blend(lambda);
-        }
-    }
-}
 
 /// Float weights in memory.
 #[derive(Debug)]

@@ -12,17 +12,20 @@ use bitnet_models::decoder::Decoder;
 use bitnet_models::weights::{self, Checkpoint, ConfigMap, Slot};
 use burn::module::Module;
 use burn::tensor::Device;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
 
-use super::Qat;
+use super::read;
+use super::settings::Settings;
 use crate::TrainError;
 use crate::checkpoint::{self, Data, State};
 use crate::data::batches::Batch;
 use crate::data::shards::TokenData;
-use crate::metrics::{Row, TritMetrics, replace};
-use crate::model::{Masters, trainable};
+use crate::metrics::{Row, Terms, TritMetrics, replace};
+use crate::model::{Masters, Origin, trainable};
 use crate::optimizer::Optimizer;
 use crate::plot::{Panel, svg};
-use crate::recipes::read;
 
 /// Name of the metrics in the folder of a run.
 pub const METRICS: &str = "metrics.jsonl";
@@ -35,83 +38,110 @@ pub const BEST: &str = "best";
 /// Name of the model for inference.
 pub const PACKED: &str = "model.bpk";
 const CONFIG: &str = "config.toml";
+/// What decides which numbers a step sees.
+const ALWAYS_FIXED: &[&str] = &[
+    "model",
+    "batch.rows",
+    "batch.length",
+    "batch.at_once",
+    "seed",
+    "data.sampling",
+    "data.packing",
+];
 
 /// What does not change during a run.
+#[derive(Debug)]
 pub(super) struct Run<'a> {
-    recipe: &'a Qat,
-    text: String,
+    settings: Settings<'a>,
+    origin: &'a Origin<'a>,
     data: &'a TokenData,
+    /// The recipe as it is run.
+    text: Table,
+    /// What of it has to stay as it is until the end.
+    fixed: &'static [&'static str],
     description: ConfigMap,
     slots: Vec<Slot>,
 }
 
 impl<'a> Run<'a> {
-    /// Of this recipe with this data.
-    pub(super) fn new(recipe: &'a Qat, data: &'a TokenData) -> Result<Self, TrainError> {
-        let bundle = data.tokenizer()?;
-        let vocab_size = data.index().vocab_size;
-        let description = recipe.model.describe(vocab_size, Some(bundle.tokenizer()));
+    /// Of this recipe with this model and data. Keys of `fixed` may not change when the run is resumed.
+    pub(super) fn new(
+        recipe: &impl Serialize,
+        settings: Settings<'a>,
+        origin: &'a Origin<'a>,
+        data: &'a TokenData,
+        fixed: &'static [&'static str],
+    ) -> Result<Self, TrainError> {
+        origin.check(data)?;
+        let description = origin.describe(data.index().vocab_size, Some(&data.tokenizer()?));
+        let config = origin.decoder(&description)?;
+        settings.check_length(CONFIG, config.max_positions)?;
         Ok(Self {
-            slots: recipe.decoder(&description)?.slots(),
-            text: toml::to_string_pretty(recipe).expect("a recipe is TOML"),
-            recipe,
+            slots: config.slots(),
+            text: Table::try_from(recipe).expect("a recipe is TOML"),
+            settings,
+            origin,
             data,
+            fixed,
             description,
         })
     }
 
-    /// A fresh model, in a folder that holds no run.
-    pub(super) fn begin(&self, device: &Device) -> Result<(Decoder, Optimizer, State), TrainError> {
-        let Qat {
+    /// Whether sub-norms are put into a model that had none.
+    pub(super) const fn inserts_sub_norms(&self) -> bool {
+        self.origin.inserts_sub_norms()
+    }
+
+    /// The model, its optimizer, and where the run is: at its beginning, or at its last checkpoint.
+    pub(super) fn open<R: DeserializeOwned + Serialize>(
+        &self,
+        resume: bool,
+        device: &Device,
+    ) -> Result<(Decoder, Optimizer, State), TrainError> {
+        let (mut model, optimizer, state) = match resume {
+            true => self.resume::<R>(device)?,
+            false => self.begin(device)?,
+        };
+        self.settings.prepare(&mut model)?;
+        Ok((model, optimizer, state))
+    }
+
+    /// A first model, in a folder that holds no run.
+    fn begin(&self, device: &Device) -> Result<(Decoder, Optimizer, State), TrainError> {
+        let Settings {
             output,
-            model,
             optimizer,
             seed,
             ..
-        } = self.recipe;
+        } = self.settings;
         if output.join(METRICS).exists() {
             return Err(TrainError::File {
-                path: output.clone(),
+                path: output.to_path_buf(),
                 what: "the folder of the run".to_owned(),
                 found: "a run in it".to_owned(),
                 expected: "none".to_owned(),
                 way_out: "Resume it, name another `output`, or remove it".to_owned(),
             });
         }
+        let model = self.origin.load(&self.description, seed, device)?;
         fs::create_dir_all(output).map_err(TrainError::io("create", output))?;
-        replace(&output.join(CONFIG), self.text.as_bytes())?;
-        let (std, folder) = (model.init_std, &self.recipe.data.folder);
-        let masters = Masters::fresh(&self.slots, &self.description, folder, std, *seed);
+        replace(&output.join(CONFIG), self.text().as_bytes())?;
         let state = State::new(Data::of(self.data.index()), optimizer.weight_decay);
-        Ok((
-            trainable(&masters, device)?,
-            Optimizer::new(optimizer),
-            state,
-        ))
+        Ok((model, Optimizer::new(optimizer), state))
     }
 
     /// Where the last checkpoint was.
-    pub(super) fn resume(
+    fn resume<R: DeserializeOwned + Serialize>(
         &self,
         device: &Device,
     ) -> Result<(Decoder, Optimizer, State), TrainError> {
-        let folder = self.recipe.output.join(LAST);
-        let saved = checkpoint::load(&folder, &self.recipe.optimizer)?;
-        let file = folder.join(checkpoint::RECIPE);
-        let before: Qat = toml::from_str::<toml::Table>(&saved.recipe)
-            .map_err(|error| {
-                read::refused(
-                    &file.display().to_string(),
-                    "recipe",
-                    error.message(),
-                    "TOML",
-                )
-            })
-            .and_then(|table| read::typed(table, &file.display().to_string()))?;
-        let now = self.recipe;
-        let order = |recipe: &Qat| (recipe.seed, recipe.data.sampling, recipe.data.packing);
-        let same =
-            before.model == now.model && before.batch == now.batch && order(&before) == order(now);
+        let folder = self.settings.output.join(LAST);
+        let saved = checkpoint::load(&folder, self.settings.optimizer)?;
+        let file = folder.join(checkpoint::RECIPE).display().to_string();
+        let before: R = toml::from_str::<Table>(&saved.recipe)
+            .map_err(|error| read::refused(&file, "recipe", error.message(), "TOML"))
+            .and_then(|table| read::typed(table, &file))?;
+        let before = Table::try_from(&before).expect("a recipe is TOML");
         let differs = |what: &str| TrainError::File {
             path: folder.clone(),
             what: what.to_owned(),
@@ -122,22 +152,25 @@ impl<'a> Run<'a> {
                 checkpoint::RECIPE
             ),
         };
-        if !same {
+        let same = |key: &&str| value(&before, key) == value(&self.text, key);
+        if !ALWAYS_FIXED.iter().chain(self.fixed).all(same) {
             return Err(differs("recipe"));
         }
         if saved.state.data != Data::of(self.data.index()) {
             return Err(differs("data"));
         }
-        replace(&now.output.join(CONFIG), self.text.as_bytes())?;
-        Ok((
-            trainable(&*saved.model, device)?,
-            saved.optimizer,
-            saved.state,
-        ))
+        let path = self.settings.output.join(CONFIG);
+        replace(&path, self.text().as_bytes())?;
+        let model = trainable(&*saved.model, device)?;
+        Ok((model, saved.optimizer, saved.state))
+    }
+
+    fn text(&self) -> String {
+        toml::to_string_pretty(&self.text).expect("a recipe is TOML")
     }
 
     fn masters(&self, model: &Decoder) -> Masters {
-        Masters::of(model, &self.description, &self.recipe.data.folder)
+        Masters::of(model, &self.description, self.data.folder())
     }
 
     /// Writes a checkpoint, unless it would be of no use.
@@ -152,8 +185,9 @@ impl<'a> Run<'a> {
         if masters.first_not_finite(&self.slots).is_some() {
             return Err(self.diverged(model, None, state, f64::NAN));
         }
-        let folder = self.recipe.output.join(name);
-        checkpoint::save(&folder, &masters, &self.slots, optimizer, &self.text, state)
+        let folder = self.settings.output.join(name);
+        let text = self.text();
+        checkpoint::save(&folder, &masters, &self.slots, optimizer, &text, state)
     }
 
     /// What went wrong first.
@@ -170,7 +204,7 @@ impl<'a> Run<'a> {
             (None, Some(batch)) => first_activation(model, batch),
             (None, None) => "an activation".to_owned(),
         };
-        let last = self.recipe.output.join(LAST);
+        let last = self.settings.output.join(LAST);
         let kept = match last.exists() {
             true => format!(
                 "The checkpoint in {} is good: resume with a lower `optimizer.lr`",
@@ -190,11 +224,11 @@ impl<'a> Run<'a> {
 
     /// The best model, or the last one, as one file for inference.
     pub(super) fn pack(&self, state: &State) -> Result<PathBuf, TrainError> {
-        let output = &self.recipe.output;
+        let output = self.settings.output;
         let folder = output.join(state.best.map_or(LAST, |_| BEST));
         let masters: Arc<dyn Checkpoint> = Arc::from(weights::open(&folder)?);
         let config = architectures::read(&*masters, Overrides::default())?;
-        let mut options = self.recipe.pack_options(CONFIG)?;
+        let mut options = self.settings.pack_options(CONFIG)?;
         if let Some(files) = TokenizerFiles::of(&*masters)? {
             options.tokenizer = Some(files.tokenizer);
             options.tokenizer_config = Some(files.config);
@@ -202,6 +236,14 @@ impl<'a> Run<'a> {
         let path = output.join(PACKED);
         weights::write_packed(&path, &masters, &config, &options, |_, _| ())?;
         Ok(path)
+    }
+}
+
+/// What stands under a key with its sections before it.
+fn value<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
+    match key.split_once('.') {
+        Some((section, rest)) => value(table.get(section)?.as_table()?, rest),
+        None => table.get(key),
     }
 }
 
@@ -233,12 +275,20 @@ pub(super) fn curves(rows: &[Row]) -> String {
         points.collect()
     };
     let trits = |of: fn(&TritMetrics) -> f64| line(&|row| row.trits.as_ref().map(of));
+    let terms = |of: fn(&Terms) -> f64| line(&|row| row.terms.as_ref().map(of));
     svg(&[
         Panel {
             title: "loss",
             lines: vec![
                 ("training", line(&|row| Some(row.loss))),
                 ("validation", line(&|row| row.validation_loss)),
+            ],
+        },
+        Panel {
+            title: "distance from the teacher",
+            lines: vec![
+                ("logits", terms(|t| t.logits)),
+                ("attention", terms(|t| t.attention)),
             ],
         },
         Panel {

@@ -1,0 +1,245 @@
+//! Runs that start from a checkpoint: masters of a BitNet, and a float Llama that becomes one.
+
+mod support;
+
+use bitnet_models::Model;
+use bitnet_models::decoder::{Decoder, LoadOptions, Masters};
+use bitnet_models::tokenizer::Vocabulary;
+use bitnet_models::weights::{self, GgufLayout, GgufOptions, write_gguf};
+use bitnet_train::data::tokenizer::TokenizerBundle;
+use bitnet_train::model::{ModelConfig, Origin, StartModel, trainable};
+use bitnet_train::recipes::qat;
+use burn::tensor::{Device, Int, Tensor};
+use support::{Place, SMALL, model_fixture};
+
+const BITNET: &str = "tiny-2b4t-bf16";
+const LLAMA: &str = "tiny-falcon-e/bfloat16";
+
+fn start(name: &str, sub_norms: bool, ternary: bool) -> ModelConfig {
+    ModelConfig::Start(StartModel {
+        from: model_fixture(name),
+        sub_norms,
+        ternary,
+        dropout: 0.0,
+    })
+}
+
+fn load(config: &ModelConfig) -> Decoder {
+    let origin = Origin::open(config).expect("a fixture");
+    let description = origin.describe(0, None);
+    let loaded = origin.load(&description, 0, &Device::flex());
+    loaded.expect("a fixture")
+}
+
+fn logits(model: &Decoder) -> Vec<f32> {
+    let ids = Tensor::<2, Int>::from_data([[5, 9, 2, 250, 17, 33, 1]], &model.device());
+    model.forward(ids).into_data().iter().collect()
+}
+
+/// The small recipe, from a checkpoint.
+fn place(name: &str, more: &str) -> Place {
+    let (head, rest) = SMALL.split_once("[model]").expect("a section");
+    let (_, tail) = rest.split_once("[batch]").expect("a section");
+    let from = model_fixture(name);
+    let head = head.replace("vocab_size = 300\n", "");
+    let model = format!("[model]\nfrom = \"{}\"\n{more}\n", from.display());
+    Place::of(&format!("{head}{model}[batch]{tail}"))
+}
+
+#[test]
+fn masters_are_those_of_the_checkpoint() {
+    for name in [BITNET, "tiny-falcon-e/prequantized", "tiny-1bitllm"] {
+        let checkpoint = weights::open(&model_fixture(name)).unwrap();
+        let started = load(&start(name, false, true));
+        assert!(matches!(started.config().masters, Masters::Ternary(_)));
+        let own = trainable(&*checkpoint, &Device::flex()).unwrap();
+        let masters = |model: &Decoder| -> Vec<f32> {
+            let layers = model.model.layers.iter();
+            let latents = layers.flat_map(|layer| layer.projections().map(|p| p.latent().cloned()));
+            latents
+                .flat_map(|latent| {
+                    latent
+                        .unwrap()
+                        .val()
+                        .into_data()
+                        .iter()
+                        .collect::<Vec<f32>>()
+                })
+                .collect()
+        };
+        assert!(masters(&started) == masters(&own), "{name}");
+        // Data that was prepared with the folder's tokenizer fits.
+        let [one, other] = [
+            TokenizerBundle::load(&model_fixture(name)).unwrap(),
+            TokenizerBundle::of(&*checkpoint).unwrap().unwrap(),
+        ];
+        assert_eq!(one.json(), other.json());
+    }
+    let own = trainable(
+        &*weights::open(&model_fixture(BITNET)).unwrap(),
+        &Device::flex(),
+    );
+    assert!(logits(&load(&start(BITNET, false, true))) == logits(&own.unwrap()));
+}
+
+#[test]
+fn sub_norms_that_are_inserted_keep_the_float_function_at_first() {
+    let float = trainable(
+        &*weights::open(&model_fixture(LLAMA)).unwrap(),
+        &Device::flex(),
+    );
+    let expected = logits(&float.unwrap());
+    let mut model = load(&start(LLAMA, true, true));
+    assert!(model.config().sub_norms && model.model.layers[0].mlp.ffn_sub_norm.is_some());
+    model.set_blend(0.0);
+    model.set_sub_norm_blend(0.0);
+    assert!(logits(&model) == expected, "the function is another one");
+    for lambda in [0.5, 1.0] {
+        model.set_sub_norm_blend(lambda);
+        assert!(logits(&model) != expected, "no norm at {lambda}");
+    }
+    // Nothing is inserted where there are sub-norms.
+    let bitnet = start(BITNET, true, true);
+    assert!(!Origin::open(&bitnet).unwrap().inserts_sub_norms());
+}
+
+#[test]
+fn a_llama_becomes_a_bitnet_and_resumes_on_the_way() {
+    let more = "sub_norms = true";
+    let (whole, broken) = (place(LLAMA, more), place(LLAMA, more));
+    let settings = [
+        "steps=4",
+        "blend.kind=linear",
+        "blend.steps=3",
+        "checkpoint.every=1",
+    ];
+    whole.train(&settings, false).unwrap();
+    broken.train_until(&settings, false, 2).unwrap();
+    broken.train(&settings, true).unwrap();
+    assert_eq!(broken.rows(), whole.rows());
+
+    let device = Device::flex();
+    let saved = weights::open(&whole.output(qat::BEST)).unwrap();
+    let latent = trainable(&*saved, &device).unwrap();
+    let options = LoadOptions::exact();
+    let packed = Model::load_with(whole.output(qat::PACKED), &device, &options, &mut |_, _| ());
+    let packed = packed.unwrap();
+    assert!(packed.tokenizer().is_ok() && packed.decoder().config().sub_norms);
+    let (found, expected) = (logits(packed.decoder()), logits(&latent));
+    let differences = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+    let difference = differences.fold(0.0, f32::max);
+    assert!(difference < 1e-4, "{difference}");
+    // Only our own formats can say that a Llama has sub-norms.
+    let (slots, vocabulary) = (
+        latent.config().slots(),
+        Vocabulary::of(&*saved).unwrap().unwrap(),
+    );
+    let (path, options) = (
+        whole.output("model.gguf"),
+        GgufOptions::new(GgufLayout::Tq2),
+    );
+    let written = write_gguf(
+        &*saved,
+        &slots,
+        &vocabulary,
+        &path,
+        &options,
+        &mut |_, _| (),
+    );
+    let error = written.unwrap_err().to_string();
+    assert!(error.contains("found sub-norms, expected none"), "{error}");
+}
+
+#[test]
+fn masters_of_every_family_are_saved_under_the_names_of_their_family() {
+    for name in [BITNET, "tiny-1bitllm"] {
+        let place = place(name, "");
+        place.train(&["steps=2"], false).unwrap();
+        for output in [qat::BEST, qat::PACKED] {
+            assert!(Model::load(place.output(output), &Device::flex()).is_ok());
+        }
+        let [before, after] = [model_fixture(name), place.output(qat::LAST)].map(|folder| {
+            let checkpoint = weights::open(&folder).unwrap();
+            let tensors = checkpoint.tensors().iter();
+            let mut names: Vec<String> = tensors.map(|tensor| tensor.file_name.clone()).collect();
+            names.sort();
+            names
+        });
+        assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn the_float_twin_of_a_checkpoint_stays_float() {
+    let place = place(BITNET, "ternary = false");
+    place.train(&["steps=2"], false).unwrap();
+    let saved = trainable(
+        &*weights::open(&place.output(qat::BEST)).unwrap(),
+        &Device::flex(),
+    );
+    assert!(
+        saved
+            .unwrap()
+            .config()
+            .is_ternary("self_attn.q_proj")
+            .is_none()
+    );
+    assert!(place.rows().iter().all(|row| row.trits.is_none()));
+}
+
+#[test]
+fn packed_weights_other_vocabularies_and_sizes_are_refused() {
+    let refusal = |place: &Place, settings: &[&str]| {
+        let result = place
+            .recipe(settings)
+            .and_then(|_| place.train(settings, false));
+        result.unwrap_err().to_string()
+    };
+    let error = refusal(&place("tiny-2b4t-packed", ""), &[]);
+    assert!(
+        error.contains("packed ternary weights, expected float masters"),
+        "{error}"
+    );
+    let error = refusal(&place("tiny-embedding", ""), &[]);
+    assert!(error.contains("no output head"), "{error}");
+    let error = refusal(&place(BITNET, "n_layers = 3"), &[]);
+    assert!(
+        error.contains("`model") && error.contains("unknown field `n_layers`"),
+        "{error}"
+    );
+    let error = refusal(&place(BITNET, ""), &["data.vocab_size=300"]);
+    assert!(
+        error.contains("`data.vocab_size`") && error.contains(BITNET),
+        "{error}"
+    );
+    let error = refusal(&place(BITNET, ""), &["batch.length=100000"]);
+    assert!(error.contains("`batch.length`: found 100000"), "{error}");
+
+    let other = Place::new();
+    other.train_until(&[], false, 1).unwrap();
+    let folder = format!("data.folder={}", other.0.path().join("data").display());
+    let error = refusal(&place(BITNET, ""), &[&folder]);
+    assert!(error.contains("another one, of 300 tokens"), "{error}");
+    assert!(error.contains(&format!("{BITNET}, of ")), "{error}");
+}
+
+#[test]
+fn a_plan_counts_the_model_of_the_checkpoint() {
+    let place = place(LLAMA, "sub_norms = true");
+    let plan = place.recipe(&[]).unwrap().plan().unwrap();
+    let checkpoint = weights::open(&model_fixture(LLAMA)).unwrap();
+    let own = trainable(&*checkpoint, &Device::flex()).unwrap();
+    let (linear, rest) = own.config().parameters();
+    let config = own.config();
+    let norms = config.n_layers * (config.n_heads * config.head_dim + config.intermediate_size);
+    assert_eq!(plan.parameters, (linear, rest + norms as u64));
+    assert!(
+        place
+            .recipe(&[])
+            .unwrap()
+            .time_step(&Device::flex())
+            .unwrap()
+            .as_nanos()
+            > 0
+    );
+}
