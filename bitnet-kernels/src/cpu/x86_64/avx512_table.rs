@@ -13,7 +13,7 @@ use crate::cpu::{TABLE_BLOCK, TableBlocks, TableKernel};
 
 const LANES: usize = 16;
 const VECTORS: usize = TABLE_BLOCK / LANES;
-const TOKENS: usize = 8;
+const TOKENS: usize = 4;
 /// Bytes ahead of the table in use, as measured for ternary weights.
 const PREFETCH: usize = 4096;
 /// The words of each vector's sixteen 4-bit codes.
@@ -54,10 +54,6 @@ impl TableKernel for Avx512Vnni {
             match (tile, count) {
                 (Ok(rows), 3) => tile_sums::<3, { VECTORS / 2 }, TABLE_ROWS>(*rows, x, sums),
                 (Ok(rows), 4) => tile_sums::<4, { VECTORS / 2 }, TABLE_ROWS>(*rows, x, sums),
-                (Ok(rows), 5) => tile_sums::<5, 1, TABLE_ROWS>(*rows, x, sums),
-                (Ok(rows), 6) => tile_sums::<6, 1, TABLE_ROWS>(*rows, x, sums),
-                (Ok(rows), 7) => tile_sums::<7, 1, TABLE_ROWS>(*rows, x, sums),
-                (Ok(rows), 8) => tile_sums::<8, 1, TABLE_ROWS>(*rows, x, sums),
                 _ => {
                     for (row, sums) in rows.iter().zip(sums.chunks_exact_mut(count)) {
                         match count {
@@ -65,10 +61,6 @@ impl TableKernel for Avx512Vnni {
                             2 => tile_sums::<2, VECTORS, 1>([*row], x, sums),
                             3 => tile_sums::<3, VECTORS, 1>([*row], x, sums),
                             4 => tile_sums::<4, VECTORS, 1>([*row], x, sums),
-                            5 => tile_sums::<5, VECTORS, 1>([*row], x, sums),
-                            6 => tile_sums::<6, 1, 1>([*row], x, sums),
-                            7 => tile_sums::<7, 1, 1>([*row], x, sums),
-                            8 => tile_sums::<8, 1, 1>([*row], x, sums),
                             count => panic!("{count} rows of x, expected 1 to {TOKENS}"),
                         }
                     }
@@ -127,10 +119,7 @@ fn product<const T: usize, const V: usize, const R: usize, const W: usize>(
     let x: [&[[f32; TABLE_BLOCK]]; T] = std::array::from_fn(|t| x[t].as_chunks().0);
     let mut total = [[[_mm512_setzero_ps(); VECTORS]; T]; R];
     for first in (0..VECTORS).step_by(V) {
-        let found = pass::<T, V, R, W>(words, x, first, &decode);
-        for (total, found) in total.iter_mut().flatten().zip(found.iter().flatten()) {
-            total[first..first + V].copy_from_slice(found);
-        }
+        pass::<T, V, R, W>(words, x, first, &decode, &mut total);
     }
     for (sum, [a, b, c, d]) in sums.iter_mut().zip(total.into_iter().flatten()) {
         let all = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
@@ -146,16 +135,17 @@ fn pass<const T: usize, const V: usize, const R: usize, const W: usize>(
     x: [&[[f32; TABLE_BLOCK]]; T],
     first: usize,
     decode: &impl Fn(usize, usize, usize, &[u32; W]) -> __m512,
-) -> [[[__m512; V]; T]; R] {
+    total: &mut [[[__m512; VECTORS]; T]; R],
+) {
     let blocks = words[0].len();
-    let (words, x) = (words.map(|row| &row[..blocks]), x.map(|x| &x[..blocks]));
+    assert!(words.iter().all(|row| row.len() == blocks) && x.iter().all(|x| x.len() == blocks));
     // What the next call reads; not less than what one row of x was measured to want.
     let ahead = (R * size_of_val(words[0])).max(PREFETCH);
     let mut acc = [[[_mm512_setzero_ps(); V]; T]; R];
     for block in 0..blocks {
         let mut w = [[_mm512_setzero_ps(); V]; R];
         for r in 0..R {
-            let words = &words[r][block];
+            let words = within(words[r], block);
             if first == 0 {
                 for line in words.chunks(LANES) {
                     _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_byte_add(ahead).cast());
@@ -167,14 +157,28 @@ fn pass<const T: usize, const V: usize, const R: usize, const W: usize>(
         }
         for t in 0..T {
             for v in 0..V {
-                let x = load_floats(&x[t][block].as_chunks().0[first + v]);
+                let x = load_floats(&within(x[t], block).as_chunks().0[first + v]);
                 for r in 0..R {
                     acc[r][t][v] = _mm512_fmadd_ps(w[r][v], x, acc[r][t][v]);
                 }
             }
         }
     }
-    acc
+    for r in 0..R {
+        for t in 0..T {
+            for v in 0..V {
+                total[r][t][first + v] = acc[r][t][v];
+            }
+        }
+    }
+}
+
+/// An item that is known to be there: with a check for each, the sums do not stay in registers.
+#[inline(always)]
+fn within<I>(items: &[I], at: usize) -> &I {
+    debug_assert!(at < items.len());
+    // SAFETY: `pass`, the only caller, counts up to the length that it asserts of all its slices.
+    unsafe { items.get_unchecked(at) }
 }
 
 #[target_feature(enable = "avx512f")]
