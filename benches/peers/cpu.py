@@ -19,17 +19,21 @@ Environment:
     BITNET_PEER_CPP_...      the same four of bitnet.cpp
 
 Any other name than IK and CPP works, too. A peer whose table and head are float is compared with our f16 head, any other
-with our int8 head. benches/peers/random_gguf.py writes a model of real size for bitnet.cpp and, through
-`llama-quantize --allow-requantize M.gguf IQ2_BN_R4`, for ik_llama.cpp.
+with our int8 head. benches/peers/random_gguf.py writes a model of real size for bitnet.cpp; ik_llama.cpp, which loads I2_S
+but computes it wrongly, needs it as IQ2_BN_R4, of its own `llama-quantize --allow-requantize`.
 
-A figure of either side comes from one process that first does the same work uncounted: prompts of --prompt tokens from an
-empty cache, and --generate tokens one by one after at most one. In each round every program runs once, in an order that
-turns. A row holds medians over rounds with the least and the most, the ratio of the medians (ours / theirs), and of the
-ratios within rounds the median, the least and the most. Peak memory is that of the process, pages of mapped files included.
-A peer whose model differs in shape, or by more than 1 % in parameters, is refused. Exit code 1: a peer was refused or failed.
+A figure of either side comes from one process that first does the same work uncounted: a prompt of --prompt tokens from an
+empty cache, or --generate tokens one by one after at most one. In each round every program runs once, in an order that
+turns. A figure is taken when other programs leave the machine alone, and again if they did not; Ctrl-C ends early.
+
+A row holds the largest share of the machine that others had, medians over rounds with the least and the most, the ratio of
+the medians (ours / theirs), and of the ratios within rounds the median, the least and the most. Peak memory is that of the
+process, pages of mapped files included. A peer whose model differs in shape, or by more than 1 % in parameters, is refused.
+Exit code 1: a peer was refused or failed. Needs Linux.
 """
 
 import argparse
+import contextlib
 import csv
 import datetime
 import json
@@ -40,6 +44,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +55,7 @@ TYPES = {0: "f32", 1: "f16", 8: "q8_0", 14: "q6_k", 30: "bf16", 34: "tq1_0", 35:
 FLOATS = {"f32", "f16", "bf16"}
 QUANTITIES = ("prompt", "generate")
 COLUMNS = ["date", "commit", "machine", "peer", "peer_version", "peer_compiler", "peer_flags", "peer_weights", "peer_head",
-           "our_compiler", "our_head", "threads", "quantity", "tokens", "rounds", "ours", "ours_least", "ours_most", "theirs",
+           "our_compiler", "our_head", "threads", "quantity", "tokens", "rounds", "others", "ours", "ours_least", "ours_most", "theirs",
            "theirs_least", "theirs_most", "ratio", "paired_ratio", "paired_least", "paired_most"]
 
 
@@ -58,24 +63,38 @@ class Refused(Exception):
     """A comparison that would mean nothing."""
 
 
+class Late(Exception):
+    """No time is left."""
+
+
 @dataclass
 class Figure:
     rate: float  # tokens per second
     peak: int  # bytes
+    others: float  # share of the machine that other programs had
+
+
+def busy():
+    """Seconds that the cores of this machine, or of its host, spent on anything."""
+    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def measured(command):
-    """What a program prints, and its peak memory in bytes."""
+    """What a program prints, its peak memory in bytes, and the share of the machine that others had meanwhile."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        before, begun = busy(), time.monotonic()
         process = subprocess.Popen(command, stdout=out, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
+        others = busy() - before - usage.ru_utime - usage.ru_stime
+        others = max(0.0, others / (time.monotonic() - begun) / os.cpu_count())
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         errors.seek(0)
         if process.returncode != 0:
             words = " ".join(errors.read().decode(errors="replace").split())
             raise Refused(f"{Path(command[0]).name} ended with {process.returncode}: {words[-300:]}")
-        return out.read().decode(), usage.ru_maxrss * 1024
+        return out.read().decode(), usage.ru_maxrss * 1024, others
 
 
 class Ours:
@@ -92,11 +111,11 @@ class Ours:
     def figure(self, quantity, tokens, threads):
         # The first of two prompts is the uncounted one; decoding is warmed up by the program, with as many tokens.
         prompt, new = (f"{tokens},{tokens}", 2) if quantity == "prompt" else ("1", tokens)
-        out, peak = measured([PROGRAM, "bench", *self.model, "--prompt", prompt, "--new", str(new), "--repeat", "1",
+        out, *more = measured([PROGRAM, "bench", *self.model, "--prompt", prompt, "--new", str(new), "--repeat", "1",
                               "--threads", str(threads), "--json"])
         answer = json.loads(out.splitlines()[-1])
         rate = {"prompt": "prefill_tokens_per_second", "generate": "decode_tokens_per_second"}[quantity]
-        return Figure(answer[rate], peak)
+        return Figure(answer[rate], *more)
 
 
 class Peer:
@@ -110,14 +129,14 @@ class Peer:
 
     def figure(self, quantity, tokens, threads):
         prompt, new = (tokens, 0) if quantity == "prompt" else (0, tokens)
-        out, peak = measured([self.bench, "-m", self.path, "-p", str(prompt), "-n", str(new), "-r", "1",
+        out, *more = measured([self.bench, "-m", self.path, "-p", str(prompt), "-n", str(new), "-r", "1",
                               "-t", str(threads), "-o", "json", *self.flags.split()])
         answer = json.loads(out[out.index("["):])
         if len(answer) != 1:
             raise Refused(f"{self.bench}: found {len(answer)} figures, expected one")
         self.parameters = answer[0]["model_n_params"]
         self.version = self.version or answer[0]["build_commit"]
-        return Figure(answer[0]["avg_ts"], peak)
+        return Figure(answer[0]["avg_ts"], *more)
 
     def check(self, ours):
         if self.shape != ours.shape:
@@ -202,24 +221,22 @@ class Group:
         turn = number % len(programs)
         for threads in arguments.threads:
             for quantity in QUANTITIES:
-                for program in programs[turn:] + programs[:turn]:
-                    figure = program.figure(quantity, getattr(arguments, quantity), threads)
+                tokens = getattr(arguments, quantity)
+                found = {program: undisturbed(program, quantity, tokens, threads, arguments)
+                         for program in programs[turn:] + programs[:turn]}
+                for program, figure in found.items():
                     self.figures.setdefault((program, threads, quantity), []).append(figure)
-                    say = f"{number + 1}: {program.name:12} {program.head:5} {threads} threads {quantity:9}"
-                    print(f"{say} {figure.rate:8.2f} tokens/s {figure.peak / 1e9:6.2f} GB", file=sys.stderr, flush=True)
-        for peer in self.peers:
-            peer.check(self.ours)
 
     def rows(self, arguments):
-        for peer in self.peers:
-            for threads in arguments.threads:
-                for quantity in QUANTITIES:
-                    pairs = list(zip(self.figures[self.ours, threads, quantity], self.figures[peer, threads, quantity]))
-                    for what, get in (("tokens_per_s", lambda one: one.rate), ("peak_bytes", lambda one: one.peak)):
-                        yield self.row(peer, threads, f"{quantity}_{what}", getattr(arguments, quantity),
-                                       [(get(mine), get(other)) for mine, other in pairs], arguments)
+        for (peer, threads, quantity), theirs in self.figures.items():
+            if peer is not self.ours:
+                pairs = list(zip(self.figures[self.ours, threads, quantity], theirs))
+                for what, get in (("tokens_per_s", lambda one: one.rate), ("peak_bytes", lambda one: one.peak)):
+                    yield self.row(peer, threads, f"{quantity}_{what}", getattr(arguments, quantity),
+                                   [(get(mine), get(other)) for mine, other in pairs],
+                                   max(figure.others for pair in pairs for figure in pair), arguments)
 
-    def row(self, peer, threads, quantity, tokens, pairs, arguments):
+    def row(self, peer, threads, quantity, tokens, pairs, others, arguments):
         mine, other = ([pair[side] for pair in pairs] for side in (0, 1))
         ratios = [a / b for a, b in pairs]
         numbers = []
@@ -229,7 +246,23 @@ class Group:
         numbers += [f"{value:.3f}" for value in (ratio, statistics.median(ratios), min(ratios), max(ratios))]
         return [datetime.date.today().isoformat(), arguments.commit, machine(), peer.name, peer.version,
                 arguments.compiler or peer.compiler, peer.flags, peer.weights, peer.head, compiler(PROGRAM), self.ours.head,
-                threads, quantity, tokens, len(pairs), *numbers]
+                threads, quantity, tokens, len(pairs), f"{others:.3f}", *numbers]
+
+
+def undisturbed(program, quantity, tokens, threads, arguments):
+    """A figure of a time when other programs left the machine alone."""
+    while time.monotonic() < arguments.end:
+        before = busy()
+        time.sleep(0.5)
+        if busy() - before > 0.5 * os.cpu_count() * arguments.others:
+            continue
+        figure = program.figure(quantity, tokens, threads)
+        say = f"{program.name:12} {program.head:5} {threads} threads {quantity:9} {figure.rate:8.2f} tokens/s"
+        again = ", again" if figure.others > arguments.others else ""
+        print(f"{say} {figure.peak / 1e9:6.2f} GB, others {100 * figure.others:.0f} %{again}", file=sys.stderr, flush=True)
+        if not again:
+            return figure
+    raise Late
 
 
 def machine():
@@ -250,6 +283,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=numbers, default=[1, 2], metavar="N,..", help="numbers of threads (1,2)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="processes for each figure (5)")
+    parser.add_argument("--minutes", type=float, default=60, metavar="M", help="begin no process after so long (60)")
+    parser.add_argument("--others", type=float, default=0.05, metavar="SHARE",
+                        help="repeat what was measured while other programs had more of the machine (0.05)")
     parser.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens of a prompt (512)")
     parser.add_argument("--generate", type=int, default=128, metavar="N", help="tokens to generate (128)")
     parser.add_argument("--head", choices=("f16", "int8"), action="append", help="only peers for this head of ours")
@@ -258,6 +294,7 @@ def main():
     parser.add_argument("--commit", default=commit(), help="what bitnet-burn was built of (HEAD)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="CSV file to append to")
     arguments = parser.parse_args()
+    arguments.end = time.monotonic() + 60 * arguments.minutes
 
     groups, failed = {}, False
     for peer in peers():
@@ -278,9 +315,10 @@ def main():
             failed = True
     if not any(group.peers for group in groups.values()):
         parser.error("no peer to measure: BITNET_PEER_IK_BENCH and BITNET_PEER_IK_MODEL name one")
-    for number in range(arguments.rounds):
-        for group in groups.values():
-            group.round(number, arguments)
+    with contextlib.suppress(Late, KeyboardInterrupt):
+        for number in range(arguments.rounds):
+            for group in groups.values():
+                group.round(number, arguments)
     rows = [row for group in groups.values() for row in group.rows(arguments)]
     for row in rows:
         print(*(row[COLUMNS.index(name)] for name in ("peer", "peer_weights", "peer_head", "our_head", "threads", "quantity",
