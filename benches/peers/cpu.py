@@ -2,8 +2,8 @@
 """How fast is bitnet-burn beside other programs, on this CPU, with the same model?
 
 Runs `bitnet-burn bench` and the `llama-bench` of bitnet.cpp and ik_llama.cpp in turn, one process for each figure, and
-appends a row for each peer, number of threads and quantity to a CSV file. Needs nothing but Python. Run it from the root
-of the repository while the machine does nothing else:
+appends a row for each peer, number of threads and quantity to a CSV file. Needs Linux and nothing but Python. Run it
+from the root of the repository while the machine does nothing else:
 
     python benches/peers/cpu.py --out benches/record/MACHINE/DATE-peers.csv
 
@@ -18,18 +18,19 @@ Environment:
     BITNET_PEER_IK_VERSION   name and commit, where the program does not know them
     BITNET_PEER_CPP_...      the same four of bitnet.cpp
 
-Any other name than IK and CPP works, too. A peer whose table and head are float is compared with our f16 head, any other
-with our int8 head. benches/peers/random_gguf.py writes a model of real size for bitnet.cpp; ik_llama.cpp, which loads I2_S
-but computes it wrongly, needs it as IQ2_BN_R4, of its own `llama-quantize --allow-requantize`.
+Any other name than IK and CPP works, too. A peer whose table and head are float is compared with our f16 head, any
+other with our int8 head. benches/peers/random_gguf.py writes a model of real size for bitnet.cpp; ik_llama.cpp, which
+loads I2_S but computes it wrongly, needs it as IQ2_BN_R4, of its own `llama-quantize --allow-requantize`.
 
-A figure of either side comes from one process that first does the same work uncounted: a prompt of --prompt tokens from an
-empty cache, or --generate tokens one by one after at most one. In each round every program runs once, in an order that
-turns. A figure is taken when other programs leave the machine alone, and again if they did not; Ctrl-C ends early.
+A figure of either side comes from one process that first does the same work uncounted: a prompt of --prompt tokens from
+an empty cache, or --generate tokens one by one after at most one. (A peer warms up with one token where we generate all
+of them once.) In each round every program runs once, in an order that turns. A figure is taken when other programs leave
+the machine alone, and again if they did not; Ctrl-C ends early.
 
-A row holds the largest share of the machine that others had, medians over rounds with the least and the most, the ratio of
-the medians (ours / theirs), and of the ratios within rounds the median, the least and the most. Peak memory is that of the
-process, pages of mapped files included. A peer whose model differs in shape, or by more than 1 % in parameters, is refused.
-Exit code 1: a peer was refused or failed. Needs Linux.
+A row holds the largest share of the machine that others had, medians over rounds with the least and the most, the ratio
+of the medians (ours / theirs), and of the ratios within rounds the median, the least and the most. Peak memory is that
+of the process, pages of mapped files included. A peer whose model differs in shape, or by more than 1 % in parameters,
+is refused. Exit code 1: a peer was refused or failed.
 """
 
 import argparse
@@ -54,9 +55,12 @@ TYPES = {0: "f32", 1: "f16", 8: "q8_0", 14: "q6_k", 30: "bf16", 34: "tq1_0", 35:
          135: "iq2_bn", 335: "iq2_bn_r4"}
 FLOATS = {"f32", "f16", "bf16"}
 QUANTITIES = ("prompt", "generate")
-COLUMNS = ["date", "commit", "machine", "peer", "peer_version", "peer_compiler", "peer_flags", "peer_weights", "peer_head",
-           "our_compiler", "our_head", "threads", "quantity", "tokens", "rounds", "others", "ours", "ours_least", "ours_most", "theirs",
-           "theirs_least", "theirs_most", "ratio", "paired_ratio", "paired_least", "paired_most"]
+COLUMNS = ["date", "commit", "machine", "peer", "peer_version", "peer_compiler", "peer_flags", "peer_weights",
+           "peer_head", "our_compiler", "our_head", "threads", "quantity", "tokens", "rounds", "others", "ours",
+           "ours_least", "ours_most", "theirs", "theirs_least", "theirs_most", "ratio", "paired_ratio", "paired_least",
+           "paired_most"]
+SHOWN = ["peer", "peer_weights", "peer_head", "our_head", "threads", "quantity", "rounds", "ours", "theirs", "ratio",
+         "paired_ratio"]
 
 
 class Refused(Exception):
@@ -107,6 +111,7 @@ class Ours:
         self.shape = {name: config[name] for name in ("n_layers", "hidden_size", "intermediate_size", "n_heads",
                                                       "n_kv_heads", "vocab_size", "tied_head")}
         self.parameters = parameters["projections"] + parameters["rest"]
+        self.compiler = compiler(PROGRAM)
 
     def figure(self, quantity, tokens, threads):
         # The first of two prompts is the uncounted one; decoding is warmed up by the program, with as many tokens.
@@ -145,7 +150,8 @@ class Peer:
         table = self.shape["vocab_size"] * self.shape["hidden_size"] if self.shape["tied_head"] else 0
         expected = (ours.parameters, ours.parameters + table)
         if self.parameters and all(abs(self.parameters / count - 1) > 0.01 for count in expected):
-            raise Refused(f"{self.path}: found {self.parameters} parameters, expected {expected[0]}. Measure the same model")
+            found = f"{self.parameters} parameters, expected {ours.parameters}"
+            raise Refused(f"{self.path}: found {found}. Measure the same model")
 
 
 def gguf_shape(path):
@@ -189,9 +195,8 @@ def gguf_shape(path):
 
 
 def compiler(program):
-    """As the program and the libraries beside it say; clang wins, since its programs begin with objects of GCC."""
-    folder = Path(program).resolve().parent
-    data = b"".join(path.read_bytes() for path in (Path(program), *folder.glob("*.so"), *folder.parent.rglob("lib*.so")))
+    """As the program says; clang wins, since its programs begin with objects of GCC."""
+    data = Path(program).read_bytes()
     for words in (rb"rustc version [0-9.]+", rb"clang version [0-9.]+", rb"GCC: \([^)]*\) [0-9.]+"):
         found = re.search(words, data)
         if found:
@@ -245,8 +250,8 @@ class Group:
         ratio = statistics.median(mine) / statistics.median(other)
         numbers += [f"{value:.3f}" for value in (ratio, statistics.median(ratios), min(ratios), max(ratios))]
         return [datetime.date.today().isoformat(), arguments.commit, machine(), peer.name, peer.version,
-                arguments.compiler or peer.compiler, peer.flags, peer.weights, peer.head, compiler(PROGRAM), self.ours.head,
-                threads, quantity, tokens, len(pairs), f"{others:.3f}", *numbers]
+                arguments.compiler or peer.compiler, peer.flags, peer.weights, peer.head, self.ours.compiler,
+                self.ours.head, threads, quantity, tokens, len(pairs), f"{others:.3f}", *numbers]
 
 
 def undisturbed(program, quantity, tokens, threads, arguments):
@@ -259,7 +264,8 @@ def undisturbed(program, quantity, tokens, threads, arguments):
         figure = program.figure(quantity, tokens, threads)
         say = f"{program.name:12} {program.head:5} {threads} threads {quantity:9} {figure.rate:8.2f} tokens/s"
         again = ", again" if figure.others > arguments.others else ""
-        print(f"{say} {figure.peak / 1e9:6.2f} GB, others {100 * figure.others:.0f} %{again}", file=sys.stderr, flush=True)
+        say += f" {figure.peak / 1e9:6.2f} GB, others {100 * figure.others:.0f} %{again}"
+        print(say, file=sys.stderr, flush=True)
         if not again:
             return figure
     raise Late
@@ -321,8 +327,7 @@ def main():
                 group.round(number, arguments)
     rows = [row for group in groups.values() for row in group.rows(arguments)]
     for row in rows:
-        print(*(row[COLUMNS.index(name)] for name in ("peer", "peer_weights", "peer_head", "our_head", "threads", "quantity",
-                                                      "ours", "theirs", "ratio", "paired_ratio")))
+        print(*(row[COLUMNS.index(name)] for name in SHOWN))
     if arguments.out:
         new = not arguments.out.exists()
         with arguments.out.open("a", newline="") as file:

@@ -2,7 +2,7 @@
 """Write a GGUF file with the shape of BitNet b1.58 2B4T, random weights and a vocabulary of no meaning, to time programs.
 
 Trits are uniform, scales such that activations stay in the range of a trained model; speed does not depend on either.
-The file is what bitnet.cpp publishes for that model: architecture `bitnet-b1.58`, I2_S projections (blocks of 128 weights
+The file is like the one published for bitnet.cpp: architecture `bitnet-b1.58`, I2_S projections (blocks of 128 weights
 in 32 bytes), a tied table that is also the head. Needs nothing but Python.
 
     python benches/peers/random_gguf.py 2b4t-f16.gguf
@@ -72,7 +72,8 @@ def tensors(shape, head):
     kv = shape.hidden // shape.heads * shape.kv_heads
     hidden, inter = shape.hidden, shape.inter
     for layer in range(shape.layers):
-        for name, width in (("attn_norm", hidden), ("attn_sub_norm", hidden), ("ffn_norm", hidden), ("ffn_sub_norm", inter)):
+        norms = (("attn_norm", hidden), ("attn_sub_norm", hidden), ("ffn_norm", hidden), ("ffn_sub_norm", inter))
+        for name, width in norms:
             yield f"blk.{layer}.{name}.weight", (width,), F32, 4 * width, ones
         for name, rows, columns in (("attn_q", hidden, hidden), ("attn_k", kv, hidden), ("attn_v", kv, hidden),
                                     ("attn_output", hidden, hidden), ("ffn_gate", inter, hidden),
