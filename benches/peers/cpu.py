@@ -24,8 +24,8 @@ loads I2_S but computes it wrongly, needs it as IQ2_BN_R4, of its own `llama-qua
 
 A figure of either side comes from one process that first does the same work uncounted: a prompt of --prompt tokens from
 an empty cache, or --generate tokens one by one after at most one. (A peer warms up with one token where we generate all
-of them once.) In each round every program runs once, in an order that turns. A figure is taken when other programs leave
-the machine alone, and again if they did not; Ctrl-C ends early.
+of them once.) In each round every program runs once, in an order that turns. A figure is taken when other programs
+leave the machine alone, and again if they did not; Ctrl-C ends early.
 
 A row holds the largest share of the machine that others had, medians over rounds with the least and the most, the ratio
 of the medians (ours / theirs), and of the ratios within rounds the median, the least and the most. Peak memory is that
@@ -222,15 +222,23 @@ class Group:
     figures: dict = field(default_factory=dict)
 
     def round(self, number, arguments):
+        """Every figure once. Returns whether no peer failed; one that did is left out from then on."""
         programs = [self.ours, *self.peers]
         turn = number % len(programs)
         for threads in arguments.threads:
             for quantity in QUANTITIES:
-                tokens = getattr(arguments, quantity)
-                found = {program: undisturbed(program, quantity, tokens, threads, arguments)
-                         for program in programs[turn:] + programs[:turn]}
+                tokens, found = getattr(arguments, quantity), {}
+                for program in (one for one in programs[turn:] + programs[:turn] if one in (self.ours, *self.peers)):
+                    try:
+                        found[program] = undisturbed(program, quantity, tokens, threads, arguments)
+                    except Refused as refusal:
+                        if program is self.ours:
+                            raise
+                        print(f"{program.name}, {quantity}, {threads} threads: {refusal}", file=sys.stderr)
+                        self.peers.remove(program)
                 for program, figure in found.items():
                     self.figures.setdefault((program, threads, quantity), []).append(figure)
+        return len(programs) == 1 + len(self.peers)
 
     def rows(self, arguments):
         for (peer, threads, quantity), theirs in self.figures.items():
@@ -324,7 +332,7 @@ def main():
     with contextlib.suppress(Late, KeyboardInterrupt):
         for number in range(arguments.rounds):
             for group in groups.values():
-                group.round(number, arguments)
+                failed |= not group.round(number, arguments)
     rows = [row for group in groups.values() for row in group.rows(arguments)]
     for row in rows:
         print(*(row[COLUMNS.index(name)] for name in SHOWN))
