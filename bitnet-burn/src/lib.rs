@@ -2,8 +2,10 @@
 //!
 //! # This crate
 //!
-//! Only re-exports: what a Burn user needs to put ternary layers into a model. The arithmetic below, with its bit
-//! layouts, kernels and operations, is [`kernels`].
+//! Re-exports: what a Burn user needs to put ternary layers into a model; and a small model to begin with,
+//! [`storyteller`]. The arithmetic below, with its bit layouts, kernels and operations, is [`kernels`].
+
+pub mod storyteller;
 
 pub use bitnet_kernels as kernels;
 pub use bitnet_kernels::{

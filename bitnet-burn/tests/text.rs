@@ -359,7 +359,7 @@ fn a_terminal_that_is_gone_altogether_is_no_crash() {
 
 #[test]
 fn a_model_without_a_chat_format_and_an_unknown_command_say_what_to_do() {
-    let run = run_with_input(program(&["chat"]), "Hello\n");
+    let run = run_with_input(program(&["chat", "-m", "random:tiny"]), "Hello\n");
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stderr.contains("template"), "{run:?}");
     let run = chat("/dance\n");

@@ -10,6 +10,7 @@ use bitnet_burn::models::decoder::LoadOptions;
 use bitnet_burn::models::generation::{SamplingConfig, Timings};
 use bitnet_burn::models::weights::{self, Checkpoint, Random};
 use bitnet_burn::models::{GenerateOptions, Model};
+use bitnet_burn::storyteller;
 use clap::ValueEnum;
 
 use super::{Options, hub, terminal};
@@ -18,9 +19,10 @@ use super::{Options, hub, terminal};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A folder or file (safetensors, GGUF, packed), owner/name of a downloaded model, or random:SIZE (tiny, 700m, 2b4t,
-    /// 3b, 8b): random weights, real size and speed, text without sense
-    #[arg(long, short, value_name = "MODEL", default_value = "random:tiny")]
+    /// A folder or file (safetensors, GGUF, packed); owner/name of a downloaded model; storyteller, the small model that
+    /// comes with this program; or random:SIZE (tiny, 700m, 2b4t, 3b, 8b): random weights, real size and speed, text
+    /// without sense
+    #[arg(long, short, value_name = "MODEL", default_value = storyteller::NAME)]
     pub(crate) model: String,
     /// Number format of embedding and output head: int8, int4, bf16, f16 or f32; `file` keeps the checkpoint's own, which
     /// changes no logit
@@ -74,6 +76,9 @@ pub(crate) enum Activations {
 pub(crate) fn open(model: &str) -> anyhow::Result<Arc<dyn Checkpoint>> {
     if let Some(size) = model.strip_prefix("random:") {
         return Ok(Arc::new(Random::new(size, 0)?));
+    }
+    if model == storyteller::NAME {
+        return Ok(Arc::from(storyteller::checkpoint()?));
     }
     let path = hub::resolve(model)?;
     Ok(Arc::from(weights::open(&path)?))

@@ -31,6 +31,7 @@ pub use activations::Activations;
 pub use attention::{CacheSlices, cached_attention};
 pub use float::{ternary_linear_dx, ternary_linear_float};
 pub use panels::PanelKernel;
+pub use simd::Vectors;
 pub use table::{TABLE_BLOCK, TableBlocks, TableKernel, table_linear, table_rows};
 pub use threads::{set_threads, threads};
 pub use tiles::{ternary_linear, ternary_sums};
@@ -51,6 +52,9 @@ pub const KERNEL_VARIABLE: &str = "BITNET_KERNEL";
 pub trait Kernel: TableKernel + Sync + Debug {
     /// `{arch}-{isa}`, as in logs and in `BITNET_KERNEL`.
     fn name(&self) -> &'static str;
+
+    /// The vectors of plain loops beside it.
+    fn vectors(&self) -> Vectors;
 
     /// Its loops for many tokens, if it has any.
     fn panels(&self) -> Option<&dyn PanelKernel> {

@@ -3,7 +3,9 @@
 //! Reads canonical words like every kernel. Four words at a time are unpacked to 64 bytes and multiplied byte by byte,
 //! in fixed sizes and without branches, so that the compiler may use whatever vectors the target has.
 
-use super::{Kernel, ROWS, TABLE_BLOCK, TableBlocks, TableKernel, check_pair_sums, check_sums};
+use super::{
+    Kernel, ROWS, TABLE_BLOCK, TableBlocks, TableKernel, Vectors, check_pair_sums, check_sums,
+};
 use crate::TableFormat;
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 use crate::table::GROUP;
@@ -21,6 +23,10 @@ pub(super) struct Scalar;
 impl Kernel for Scalar {
     fn name(&self) -> &'static str {
         "scalar"
+    }
+
+    fn vectors(&self) -> Vectors {
+        Vectors::Baseline
     }
 
     fn lanes(&self) -> usize {

@@ -7,29 +7,34 @@ use pulp::{Simd, WithSimd};
 
 use super::Kernel;
 
+/// Vectors that the compiler and `pulp` may use beside a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vectors {
+    /// What every processor of the target has.
+    Baseline,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512.
+    Avx512,
+    /// NEON.
+    Neon,
+}
+
 /// Runs `op` with the vectors of `kernel`'s instruction set.
 pub(super) fn vectorize<W: WithSimd>(kernel: &dyn Kernel, op: W) -> W::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if kernel.name().contains("avx512")
-            && let Some(simd) = pulp::x86::V4::try_new()
-        {
-            return Simd::vectorize(simd, op);
+    match kernel.vectors() {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 if let Some(simd) = pulp::x86::V4::try_new() => Simd::vectorize(simd, op),
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 | Vectors::Avx2 if let Some(simd) = pulp::x86::V3::try_new() => {
+            Simd::vectorize(simd, op)
         }
-        if kernel.name() != "scalar"
-            && let Some(simd) = pulp::x86::V3::try_new()
-        {
-            return Simd::vectorize(simd, op);
+        #[cfg(target_arch = "aarch64")]
+        Vectors::Neon if let Some(simd) = pulp::aarch64::Neon::try_new() => {
+            Simd::vectorize(simd, op)
         }
+        _ => Simd::vectorize(pulp::Scalar256b, op),
     }
-    #[cfg(target_arch = "aarch64")]
-    if kernel.name() != "scalar"
-        && let Some(simd) = pulp::aarch64::Neon::try_new()
-    {
-        return Simd::vectorize(simd, op);
-    }
-    let _ = kernel;
-    Simd::vectorize(pulp::Scalar256b, op)
 }
 
 /// Runs a closure that is marked `#[inline(always)]`, compiled for `kernel`'s instruction set.

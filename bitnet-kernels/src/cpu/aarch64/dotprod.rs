@@ -10,7 +10,7 @@ use super::{
     Block, LANES, PLANES, TOKENS, blocks, codes, load_bytes, load_words, reduce, store_pairs,
     unpack,
 };
-use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
+use crate::cpu::{Kernel, ROWS, Vectors, check_pair_sums, check_sums};
 
 /// Proof that the CPU has NEON and its dot products.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,10 @@ impl Dotprod {
 impl Kernel for Dotprod {
     fn name(&self) -> &'static str {
         "aarch64-dotprod"
+    }
+
+    fn vectors(&self) -> Vectors {
+        Vectors::Neon
     }
 
     fn lanes(&self) -> usize {

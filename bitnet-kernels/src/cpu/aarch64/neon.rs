@@ -9,7 +9,7 @@ use super::{
     Block, LANES, PLANES, TOKENS, blocks, codes, load_bytes, load_words, reduce, store_pairs,
     unpack,
 };
-use crate::cpu::{Kernel, ROWS, check_pair_sums, check_sums};
+use crate::cpu::{Kernel, ROWS, Vectors, check_pair_sums, check_sums};
 
 /// Vectors of words between two widenings.
 const SPAN: usize = 16;
@@ -29,6 +29,10 @@ impl Neon {
 impl Kernel for Neon {
     fn name(&self) -> &'static str {
         "aarch64-neon"
+    }
+
+    fn vectors(&self) -> Vectors {
+        Vectors::Neon
     }
 
     fn lanes(&self) -> usize {

@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use crate::cpu::panels::QUAD;
-use crate::cpu::{Kernel, PanelKernel, ROWS, check_pair_sums, check_sums};
+use crate::cpu::{Kernel, PanelKernel, ROWS, Vectors, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
 const LANES: usize = 8;
@@ -41,6 +41,10 @@ impl Avx2 {
 impl Kernel for Avx2 {
     fn name(&self) -> &'static str {
         "x86_64-avx2"
+    }
+
+    fn vectors(&self) -> Vectors {
+        Vectors::Avx2
     }
 
     fn panels(&self) -> Option<&dyn PanelKernel> {

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use crate::cpu::panels::QUAD;
-use crate::cpu::{Kernel, PanelKernel, ROWS, check_pair_sums, check_sums};
+use crate::cpu::{Kernel, PanelKernel, ROWS, Vectors, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
 const LANES: usize = 16;
@@ -38,6 +38,10 @@ impl Avx512Vnni {
 impl Kernel for Avx512Vnni {
     fn name(&self) -> &'static str {
         "x86_64-avx512vnni"
+    }
+
+    fn vectors(&self) -> Vectors {
+        Vectors::Avx512
     }
 
     fn panels(&self) -> Option<&dyn PanelKernel> {

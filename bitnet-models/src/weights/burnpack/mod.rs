@@ -69,9 +69,29 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Checkpoint>, ModelError> {
 ///
 /// As [`open`](super::open), where the bytes are no packed file.
 pub fn embedded(name: &str, file: &'static [u8]) -> Result<Box<dyn Checkpoint>, ModelError> {
-    let bytes = bytes::Bytes::from_static(file);
+    let bytes = match file.as_ptr().cast::<u128>().is_aligned() {
+        true => bytes::Bytes::from_static(file),
+        false => Aligned::copy(file),
+    };
     let bytes = Bytes::from_shared(bytes, AllocationProperty::Other);
     Ok(Box::new(Burnpack::read(Path::new(name), bytes)?))
+}
+
+/// Bytes that begin where any number may.
+struct Aligned(Vec<u128>);
+
+impl Aligned {
+    fn copy(file: &[u8]) -> bytes::Bytes {
+        let mut words = vec![0; file.len().div_ceil(size_of::<u128>())];
+        bytemuck::cast_slice_mut(&mut words)[..file.len()].copy_from_slice(file);
+        bytes::Bytes::from_owner(Self(words)).slice(..file.len())
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
 }
 
 /// Whether a file begins like a burnpack.
