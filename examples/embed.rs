@@ -3,15 +3,15 @@
 
 #![allow(clippy::print_stdout, reason = "an example tells what it does")]
 
-use bitnet_burn::Model;
 use bitnet_burn::models::ModelError;
+use bitnet_burn::{Model, storyteller};
 use burn::tensor::Device;
 
 fn main() -> Result<(), ModelError> {
     let device = Device::flex();
     let model = match std::env::args().nth(1) {
         Some(path) => Model::load(path, &device)?,
-        None => Model::random("tiny", &device)?, // shows how it works; its vectors have no sense
+        None => storyteller::load(&device)?,
     };
 
     let texts = ["A cat sleeps.", "A kitten is asleep.", "The train is late."];

@@ -3,14 +3,14 @@
 #![allow(clippy::print_stdout, reason = "an example tells what it does")]
 
 use bitnet_burn::models::ModelError;
-use bitnet_burn::{GenerateOptions, Model};
+use bitnet_burn::{GenerateOptions, Model, storyteller};
 use burn::tensor::Device;
 
 fn main() -> Result<(), ModelError> {
     let device = Device::flex();
     let model = match std::env::args().nth(1) {
         Some(path) => Model::load(path, &device)?,
-        None => Model::random("tiny", &device)?, // shows how it works; its text has no sense
+        None => storyteller::load(&device)?,
     };
     let prompt = model.encode("Once upon a time")?;
     let mut options = GenerateOptions {

@@ -5,16 +5,16 @@
 
 use std::io::Write;
 
-use bitnet_burn::{GenerateOptions, Model};
+use bitnet_burn::{GenerateOptions, Model, storyteller};
 use burn::tensor::Device;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let model = match std::env::args().nth(1) {
         Some(path) => Model::load(path, &device)?,
-        None => Model::random("tiny", &device)?, // shows how it works; its text has no sense
+        None => storyteller::load(&device)?,
     };
-    let prompt = model.encode("The capital of France is")?;
+    let prompt = model.encode("Once upon a time")?;
     let options = GenerateOptions {
         max_new_tokens: 64,
         stop: vec!["\n\n".into()],
