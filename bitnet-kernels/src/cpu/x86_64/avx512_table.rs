@@ -121,7 +121,7 @@ fn product<const T: usize, const V: usize, const R: usize, const W: usize>(
     for first in (0..VECTORS).step_by(V) {
         pass::<T, V, R, W>(words, x, first, &decode, &mut total);
     }
-    for (sum, [a, b, c, d]) in sums.iter_mut().zip(total.into_iter().flatten()) {
+    for (sum, &[a, b, c, d]) in sums.iter_mut().zip(total.iter().flatten()) {
         let all = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
         *sum = _mm512_reduce_add_ps(all);
     }
