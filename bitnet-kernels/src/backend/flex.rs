@@ -8,9 +8,11 @@ use burn::tensor::{DType, Element, FloatDType, IntDType, Shape, TensorData};
 
 use super::slices;
 use crate::ops::table::rows_shape;
-use crate::ops::{backward_shape, forward_shape};
+use crate::ops::{backward_shape, forward_shape, rows};
 use crate::packing::words::words_per_row;
-use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
+use crate::{
+    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer,
+};
 
 impl TernaryOps for Flex {
     fn ternary_linear(
@@ -74,6 +76,25 @@ impl TernaryOps for Flex {
             spec,
         );
         tensor(dx, shape, dtype)
+    }
+
+    fn ternary_linear_dw(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        spec: TernarySpec,
+    ) -> FloatTensor<Self> {
+        let (dtype, count) = (x.dtype(), rows(&x.shape()));
+        let d_out = dy.shape()[dy.shape().num_dims() - 1];
+        let seen = match spec.activations {
+            ActivationQuantizer::Int8 => {
+                let x = floats(x);
+                let seen = slices::fake_quantize(slice(&x), spec.d_in);
+                tensor(seen, Shape::new([count, spec.d_in]), dtype)
+            }
+            ActivationQuantizer::None => Self::float_reshape(x, Shape::new([count, spec.d_in])),
+        };
+        let dy = Self::float_reshape(dy, Shape::new([count, d_out]));
+        Self::float_matmul(Self::float_transpose(dy), seen)
     }
 
     fn ternarize(

@@ -163,6 +163,32 @@ impl Activations {
     }
 }
 
+/// What a product sees of its input: q / s for each number of the rows `x [rows, d_in]`; NaN in rows that hold NaN or infinity.
+///
+/// # Panics
+///
+/// Panics if `x` is no whole number of rows, or `seen` has another length.
+pub fn fake_quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize, seen: &mut [f32]) {
+    assert!(x.len().is_multiple_of(d_in) && x.len() == seen.len());
+    let share = (x.len() / d_in)
+        .div_ceil(threads::tasks(8 * x.len()))
+        .max(1);
+    let jobs = x.chunks(share * d_in).zip(seen.chunks_mut(share * d_in));
+    threads::run(jobs.collect(), |(x, seen): (&[f32], &mut [f32])| {
+        for (x, seen) in x.chunks_exact(d_in).zip(seen.chunks_exact_mut(d_in)) {
+            compiled(kernel, || {
+                let scale = row_scale(x);
+                if !scale.is_normal() {
+                    return seen.fill(f32::NAN);
+                }
+                for (seen, x) in seen.iter_mut().zip(x) {
+                    *seen = ((x * scale).clamp(-128.0, 127.0) + ROUND - ROUND) / scale;
+                }
+            });
+        }
+    });
+}
+
 /// 127 / max(max|x|, 1e-5); NaN if the row holds NaN, else 0 if it holds infinity.
 #[inline(always)]
 fn row_scale(row: &[f32]) -> f32 {

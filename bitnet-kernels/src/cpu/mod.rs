@@ -27,7 +27,7 @@ use std::sync::OnceLock;
 use crate::KernelError;
 use crate::packing::words::CODES_PER_WORD;
 
-pub use activations::Activations;
+pub use activations::{Activations, fake_quantize};
 pub use attention::{CacheSlices, cached_attention};
 pub use float::{ternary_linear_dx, ternary_linear_float};
 pub use panels::PanelKernel;
