@@ -11,8 +11,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use bitnet_kernels::cpu::{
-    Activations, Kernel, kernels, set_threads, table_linear, ternary_linear, ternary_linear_dx,
-    ternary_linear_float,
+    Activations, Kernel, kernels, read_rate, set_threads, table_linear, ternary_linear,
+    ternary_linear_dx, ternary_linear_float,
 };
 use bitnet_kernels::packing::words::{ZERO_WORD, words_per_row};
 use bitnet_kernels::{Granularity, PackedTable, TableFormat};
@@ -92,10 +92,7 @@ fn head(format: TableFormat) {
                         table_linear(kernel, &x, &table.view(), &mut y);
                     }));
                     black_box(&y);
-                    let time = seconds(|| {
-                        black_box(read(table.words(), threads));
-                    });
-                    reads.push(size_of_val(table.words()) as f64 / time / 1e9);
+                    reads.push(read_rate(table.words(), threads) / 1e9);
                 }
                 report(
                     &format!("{} {format}", kernel.name()),
@@ -176,10 +173,7 @@ fn few(
             }));
             black_box(&out);
         }
-        let time = seconds(|| {
-            black_box(read(part, threads));
-        });
-        reads.push(size_of_val(part) as f64 / time / 1e9);
+        reads.push(read_rate(part, threads) / 1e9);
     }
     report(
         kernel.name(),
@@ -294,32 +288,6 @@ fn report(
         number(bytes.map(|bytes| bytes as f64 / time / 1e9)),
         number(read),
     );
-}
-
-/// Sum of all words: nothing reads memory faster than this.
-fn read(words: &[u32], threads: usize) -> u64 {
-    let sum = |words: &[u32]| {
-        let (lines, _) = words.as_chunks::<64>();
-        let mut sums = [0u32; 64];
-        for line in lines {
-            for (sum, word) in sums.iter_mut().zip(line) {
-                *sum ^= word;
-            }
-        }
-        sums.iter().map(|&sum| u64::from(sum)).sum::<u64>()
-    };
-    let parts: Vec<_> = words.chunks(words.len().div_ceil(threads)).collect();
-    std::thread::scope(|scope| {
-        let others: Vec<_> = parts[1..]
-            .iter()
-            .map(|&part| scope.spawn(move || sum(part)))
-            .collect();
-        sum(parts[0])
-            + others
-                .into_iter()
-                .map(|other| other.join().expect("a sum"))
-                .sum::<u64>()
-    })
 }
 
 fn seconds(body: impl FnOnce()) -> f64 {

@@ -116,11 +116,12 @@ class Ours:
     def figure(self, quantity, tokens, threads):
         # The first of two prompts is the uncounted one; decoding is warmed up by the program, with as many tokens.
         prompt, new = (f"{tokens},{tokens}", 2) if quantity == "prompt" else ("1", tokens)
-        out, *more = measured([PROGRAM, "bench", *self.model, "--prompt", prompt, "--new", str(new), "--repeat", "1",
-                              "--threads", str(threads), "--json"])
+        out, _, others = measured([PROGRAM, "bench", *self.model, "--prompt", prompt, "--new", str(new), "--repeat", "1",
+                                   "--threads", str(threads), "--json"])
         answer = json.loads(out.splitlines()[-1])
         rate = {"prompt": "prefill_tokens_per_second", "generate": "decode_tokens_per_second"}[quantity]
-        return Figure(answer[rate], *more)
+        # Its own peak: that of the process has the buffer with which it measures the memory's bandwidth.
+        return Figure(answer[rate], answer["peak_bytes"], others)
 
 
 class Peer:

@@ -1,7 +1,8 @@
 //! `bench`: prefill and decode rates for threads, prompt lengths and batches, as a table or JSON.
 //!
 //! Each figure is the median of the repetitions. Prompts are random ids, so no cache of any kind helps; the first run of
-//! a model, which touches every page for the first time, is not counted.
+//! a model, which touches every page for the first time, is not counted. On a CPU each case stands beside the rate of a
+//! plain read of memory, the mean of right before and right after it; the peak of memory is without what that reads.
 
 use std::io::Write;
 use std::time::Instant;
@@ -12,8 +13,8 @@ use bitnet_burn::models::generation::{ContextOptions, Generation, Session, StopC
 use clap::Args;
 use serde_json::json;
 
-use super::model::{ModelArgs, peak_memory};
-use super::{Options, terminal};
+use super::model::{ModelArgs, forget_peak_memory, peak_memory};
+use super::{Options, device, terminal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +22,22 @@ Examples:
   bitnet-burn bench -m model.bpk --cpu-threads 1,2 --prompt 128,512 --new 64
   bitnet-burn bench -m model.bpk --batch 1,8 --json > bench.json";
 
+const COLUMNS: [&str; 7] = [
+    "threads",
+    "batch",
+    "prompt",
+    "new",
+    "prefill/s",
+    "decode/s",
+    "peak",
+];
+/// More columns, of the CPU.
+const READING: [&str; 2] = ["GB/s", "of read"];
+
 /// Measure prefill and decode in tokens per second
+///
+/// On a CPU, GB/s is what decoding reads at least: packed weights, output head, keys and values. `of read` is its share of
+/// what a plain loop reads from memory with as many threads, just before and after: the limit of decoding one sequence.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Bench {
@@ -52,37 +68,41 @@ pub(crate) struct Bench {
     model: ModelArgs,
 }
 
+/// What is measured at a time.
 struct Case {
     threads: usize,
     batch: usize,
     prompt: usize,
 }
 
+/// What a run of a case gives.
+struct Figures {
+    /// Tokens per second of all sequences together.
+    prefill: f64,
+    decode: f64,
+    /// Bytes that decoding one token must read.
+    bytes: f64,
+}
+
 impl Bench {
     pub(crate) fn run(self, options: &Options) -> anyhow::Result<()> {
         let (model, load) = self.model.load(options)?;
+        let device = model.decoder().device();
+        let on_cpu = device::cpus().iter().any(|(_, cpu)| *cpu == device);
         let threads = if self.cpu_threads.is_empty() {
             vec![cpu::threads()]
         } else {
             self.cpu_threads.clone()
         };
-        let mut table = terminal::Table::new([
-            "threads",
-            "batch",
-            "prompt",
-            "new",
-            "prefill/s",
-            "decode/s",
-            "peak",
-        ]);
-        self.measure(
-            &model,
-            &Case {
-                threads: threads[0],
-                batch: 1,
-                prompt: 4,
-            },
-        )?;
+        let reading = if on_cpu { &READING[..] } else { &[] };
+        let mut table = terminal::Table::new(COLUMNS.iter().chain(reading).copied());
+        let warm_up = Case {
+            threads: threads[0],
+            batch: 1,
+            prompt: 4,
+        };
+        self.measure(&model, &warm_up)?;
+        let mut peak = peak_memory();
         for &threads in &threads {
             for &batch in &self.batch {
                 for &prompt in &self.prompt {
@@ -91,15 +111,20 @@ impl Bench {
                         batch,
                         prompt,
                     };
-                    let runs: Vec<[f64; 2]> = (0..self.repeat)
+                    let read = on_cpu.then(|| cpu::read_bandwidth(threads));
+                    forget_peak_memory(); // most of it was what the line above read
+                    let runs: Vec<Figures> = (0..self.repeat)
                         .map(|_| self.measure(&model, &case))
                         .collect::<Result<_, _>>()?;
-                    let [prefill, decode] = [0, 1].map(|at| median(runs.iter().map(|run| run[at])));
-                    let peak = peak_memory();
+                    peak = peak.max(peak_memory());
+                    let read = read.map(|before| (before + cpu::read_bandwidth(threads)) / 2.0);
+                    let prefill = median(runs.iter().map(|run| run.prefill));
+                    let decode = median(runs.iter().map(|run| run.decode));
+                    let bytes = runs[0].bytes;
                     if self.json {
-                        let object = json!({
+                        let mut object = json!({
                             "model": self.model.model,
-                            "device": format!("{:?}", model.decoder().device()),
+                            "device": format!("{device:?}"),
                             "kernel": cpu::kernel().name(),
                             "threads": threads,
                             "batch": batch,
@@ -110,9 +135,14 @@ impl Bench {
                             "load_seconds": load.as_secs_f64(),
                             "peak_bytes": peak,
                         });
+                        if let Some(read) = read {
+                            object["bytes_per_token"] = json!(bytes);
+                            object["read_gb_per_s"] = json!(read / 1e9);
+                            object["bandwidth_share"] = json!(bytes * decode / read);
+                        }
                         writeln!(terminal::out(), "{object}")?;
                     }
-                    table.push([
+                    let cells = [
                         threads.to_string(),
                         batch.to_string(),
                         prompt.to_string(),
@@ -120,7 +150,15 @@ impl Bench {
                         format!("{prefill:.1}"),
                         format!("{decode:.1}"),
                         peak.map_or_else(String::new, terminal::size),
-                    ]);
+                    ];
+                    let reading = read.map(|read| {
+                        let rate = bytes * decode;
+                        [
+                            format!("{:.1}", rate / 1e9),
+                            format!("{:.0} %", 100.0 * rate / read),
+                        ]
+                    });
+                    table.push(cells.into_iter().chain(reading.into_iter().flatten()));
                 }
             }
         }
@@ -139,8 +177,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Tokens per second of prefill and of decode, all sequences together.
-    fn measure(&self, model: &Model, case: &Case) -> anyhow::Result<[f64; 2]> {
+    fn measure(&self, model: &Model, case: &Case) -> anyhow::Result<Figures> {
         cpu::set_threads(case.threads);
         let vocab = model.decoder().config().vocab_size as u64;
         // Knuth's multiplicative hash: ids without a pattern, the same in every run.
@@ -165,8 +202,33 @@ impl Bench {
         }
         let (timings, total) = (generation.timings(), begun.elapsed());
         anyhow::ensure!(total >= timings.decode, "the clock ran backwards");
-        Ok([timings.prefill_rate(), timings.decode_rate(case.batch)])
+        Ok(Figures {
+            prefill: timings.prefill_rate(),
+            decode: timings.decode_rate(case.batch),
+            // The new − 1 steps that count hold prompt + 1 to prompt + new − 1 tokens.
+            bytes: bytes_per_token(&session, case.prompt as f64 + new as f64 / 2.0),
+        })
     }
+}
+
+/// Bytes that decoding one token must read while each row holds so many: the row's keys and values, and its share of the
+/// weights, which are read once for all rows.
+fn bytes_per_token(session: &Session<'_>, held: f64) -> f64 {
+    let decoder = session.decoder();
+    let embedding = &decoder.model.embed_tokens;
+    let (head, embedded) = match &decoder.lm_head {
+        None => (embedding.bytes(), 0.0), // a tied table is read whole anyway
+        Some(head) => {
+            let [rows, _] = embedding.dims();
+            (head.bytes(), embedding.bytes() as f64 / rows as f64)
+        }
+    };
+    let [projections, _, vectors] = decoder.bytes();
+    let weights = (projections + vectors + head) as f64;
+    let (config, format) = (decoder.config(), session.cache().format());
+    let words = format.words(config.head_dim) + usize::from(format.scaled());
+    let position = config.n_layers * 2 * config.n_kv_heads * words * size_of::<u32>(); // keys and values
+    weights / session.batch() as f64 + embedded + held * position as f64
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -267,3 +267,10 @@ pub(crate) fn peak_memory() -> Option<u64> {
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
+
+/// Forgets the peak so far, where the system can (`man 5 proc`, `clear_refs`); elsewhere it stays.
+pub(crate) fn forget_peak_memory() {
+    if let Err(error) = std::fs::write("/proc/self/clear_refs", "5") {
+        log::debug!("the peak of the memory includes that of measuring its bandwidth: {error}");
+    }
+}

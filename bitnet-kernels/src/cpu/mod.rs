@@ -6,6 +6,7 @@
 
 mod activations;
 mod attention;
+mod bandwidth;
 mod float;
 mod panels;
 mod pool;
@@ -29,6 +30,7 @@ use crate::packing::words::CODES_PER_WORD;
 
 pub use activations::{Activations, fake_quantize};
 pub use attention::{CacheSlices, cached_attention};
+pub use bandwidth::{read_bandwidth, read_rate};
 pub use float::{ternary_linear_dx, ternary_linear_float};
 pub use panels::PanelKernel;
 pub use simd::Vectors;
