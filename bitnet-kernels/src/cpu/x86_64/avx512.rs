@@ -204,7 +204,7 @@ fn panel_sums<const T: usize>(panel: &[u32], tokens: &[&[i8]], sums: &mut [i32])
             w[v] = load_words(&codes[v]);
         }
         for t in 0..T {
-            let q = _mm512_set1_epi32(i32::from_le_bytes(tokens[t][k].map(|q| q as u8)));
+            let q = _mm512_set1_epi32(bytemuck::cast(tokens[t][k]));
             for v in 0..PANEL {
                 acc[t][v] = _mm512_dpbusd_epi32(acc[t][v], w[v], q);
             }
