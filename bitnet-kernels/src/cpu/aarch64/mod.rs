@@ -32,6 +32,17 @@ fn blocks(token: &[i8]) -> &[Block] {
     token.as_chunks::<BYTES>().0.as_chunks::<PLANES>().0
 }
 
+/// The vectors of four rows beside the activations of one token. Zipped, for slices would be checked in every step.
+fn steps<'a>(
+    words: [&'a [u32]; ROWS],
+    token: &'a [i8],
+) -> impl Iterator<Item = ([&'a [u32; LANES]; ROWS], &'a Block)> {
+    let [a, b, c, d] = words.map(|row| row.as_chunks().0);
+    let rows = a.iter().zip(b).zip(c).zip(d);
+    rows.zip(blocks(token))
+        .map(|((((a, b), c), d), q)| ([a, b, c, d], q))
+}
+
 /// The codes of all four planes.
 #[target_feature(enable = "neon")]
 fn unpack(packed: uint8x16_t) -> [int8x16_t; PLANES] {
