@@ -77,7 +77,7 @@ CASES = [
     Case("tiny-falcon-e/prequantized", "hf-packed", "transformers",
          convert=("--masters", "ternary", "--arithmetic", "bf16")),
     *(Case(model, "hf-packed", "transformers", via=via)
-      for model in ("tiny-2b4t-packed", "tiny-llama-bitnet") for via in ("bpk", "gguf-i2_s")),
+      for model, via in (("tiny-2b4t-packed", "bpk"), ("tiny-llama-bitnet", "bpk"), ("tiny-2b4t-packed", "gguf-i2_s"))),
     Case("qwen3", "hf-dequantized", "transformers", convert=("--masters", "ternary", *PLAIN, "--floats", "f32")),
     # llama.cpp keeps activations float in every model, so we do.
     *(Case(model, to, "llama.cpp", tolerance, ours=PLAIN)

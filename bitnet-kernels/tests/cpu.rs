@@ -127,6 +127,23 @@ fn extreme_inputs_do_not_overflow() {
     }
 }
 
+/// Products are cut into tiles, so that no kernel gets a whole long row; but each says that it may.
+#[test]
+fn the_longest_row_with_extreme_inputs_fits_one_call() {
+    let longest = 1 << 23;
+    let words = vec![0xaaaa_aaaa; longest / words::CODES_PER_WORD];
+    for q in [i8::MIN, i8::MAX] {
+        let (token, expected) = (vec![q; longest], 2 * i32::from(q) * longest as i32);
+        for kernel in kernels() {
+            for count in [1, kernel.tokens()] {
+                let mut sums = vec![[0; 4]; count];
+                kernel.add_sums([&words; 4], &vec![&token[..]; count], &mut sums);
+                assert_eq!(sums, vec![[expected; 4]; count], "{} {q}", kernel.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn real_layers_equal_the_scalar_kernel() {
     let mut random = Random(4);

@@ -17,7 +17,7 @@ pub(super) enum Target {
     HfMaster,
     /// Folder for transformers, plain floats: an ordinary model, inputs are not quantized either
     HfDequantized,
-    /// File (.gguf) for bitnet.cpp and ik_llama.cpp, scales exact
+    /// File (.gguf) for bitnet.cpp, scales exact; rows of a multiple of 128. ik_llama.cpp needs it requantized to IQ2_BN_R4
     #[value(name = "gguf-i2_s")]
     GgufI2S,
     /// File (.gguf) for llama.cpp, smallest; rows of a multiple of 256

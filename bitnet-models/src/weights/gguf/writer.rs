@@ -1,7 +1,7 @@
 //! Writes a model as GGUF, one tensor at a time, into a new file that takes its name when it is complete.
 //!
 //! What can be refused is refused before the first byte: names, shapes, the configuration. Projections are written in
-//! one layout, tables as F16, vectors as F32: what llama.cpp, bitnet.cpp and ik_llama.cpp expect of the architecture.
+//! one layout, tables as F16, vectors as F32: what llama.cpp and bitnet.cpp expect of the architecture.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -19,10 +19,14 @@ use crate::ModelError;
 use crate::tokenizer::Vocabulary;
 use crate::weights::{Arithmetic, Checkpoint, Matrix, Role, Slot};
 
+/// Columns that the I2_S product of bitnet.cpp takes at a time. It drops the rest of a row, without a word.
+const I2_S_STEP: usize = 128;
+
 /// How the projections are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GgufLayout {
-    /// I2_S: bitnet.cpp and ik_llama.cpp. One f32 scale per tensor.
+    /// I2_S: bitnet.cpp, rows of a multiple of 128 columns. One f32 scale per tensor. ik_llama.cpp loads it, too, but has to
+    /// requantize it to IQ2_BN_R4 before it computes with it.
     I2S,
     /// TQ1_0: llama.cpp, smallest. Scales are rounded to f16, as in the two that follow.
     Tq1,
@@ -193,6 +197,15 @@ impl<'a> Plan<'a> {
             let expected = format!("a tensor of the architecture {}", family.name);
             return Err(refuse(source.path(), &slot.name, found, expected, way_out));
         };
+        if let Role::Linear { d_in, .. } = slot.role
+            && options.layout == GgufLayout::I2S
+            && !d_in.is_multiple_of(I2_S_STEP)
+        {
+            let found = format!("{d_in} columns");
+            let expected = format!("a multiple of {I2_S_STEP} for I2_S");
+            let way_out = "Write Q2_0, which takes a multiple of 64, or F16";
+            return Err(refuse(source.path(), &slot.name, found, expected, way_out));
+        }
         let (shape, kind) = match slot.role {
             Role::Vector(len) => (vec![len], encoding::F32),
             Role::Linear { d_out, d_in } => (vec![d_out, d_in], options.layout.kind()),
