@@ -18,6 +18,8 @@ const TIME: Duration = Duration::from_millis(200);
 const PART: usize = (1 << 20) / size_of::<u32>();
 /// Words added at a time: four vectors of the widest kernel.
 const STEP: usize = 64;
+/// Steps ahead of the sum that are asked for, as kernels do: 4 KiB. Without, one Zen 5 core reads 18 instead of 30 GB/s.
+const AHEAD: usize = 16;
 
 /// Bytes a second that so many threads together read from a buffer much larger than the caches, over 0.2 s.
 pub fn read_bandwidth(threads: usize) -> f64 {
@@ -41,16 +43,19 @@ pub fn read_rate(words: &[u32], threads: usize) -> f64 {
 
 /// Sum of all words, modulo 2³².
 fn sum(words: &[u32], threads: usize) -> u32 {
-    let total = AtomicU32::new(0);
+    let (kernel, total) = (kernel(), AtomicU32::new(0));
     pool::run(words.len().div_ceil(PART), threads, &|part| {
         let words = &words[part * PART..words.len().min((part + 1) * PART)];
         let sum = compiled(
-            kernel(),
+            kernel,
             #[inline(always)]
             || {
                 let (steps, rest) = words.as_chunks::<STEP>();
                 let mut sums = [0u32; STEP];
-                for step in steps {
+                for (at, step) in steps.iter().enumerate() {
+                    if let (Some(panels), Some(next)) = (kernel.panels(), steps.get(at + AHEAD)) {
+                        panels.prefetch(next);
+                    }
                     for (sum, word) in sums.iter_mut().zip(step) {
                         *sum = sum.wrapping_add(*word);
                     }
