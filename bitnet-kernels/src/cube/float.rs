@@ -1,4 +1,4 @@
-//! Products with float activations: A16 forward, and the gradient dL/dx of every packed layer.
+//! Products with float activations: A16 forward, and the gradient dL/dx of packed layers where rows are few.
 //!
 //! One tiled kernel for both: 64 x 64 outputs per cube in steps of 16, the weight dequantized tile by tile into shared
 //! memory, f32 sums.
