@@ -11,7 +11,8 @@ use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, forward_shape, rows};
 use crate::packing::words::words_per_row;
 use crate::{
-    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer,
+    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec,
+    WeightQuantizer, cpu,
 };
 
 impl TernaryOps for Flex {
@@ -88,7 +89,8 @@ impl TernaryOps for Flex {
         let seen = match spec.activations {
             ActivationQuantizer::Int8 => {
                 let x = floats(x);
-                let seen = slices::fake_quantize(slice(&x), spec.d_in);
+                let mut seen = vec![0.0; count * spec.d_in];
+                cpu::fake_quantize(cpu::kernel(), slice(&x), spec.d_in, &mut seen);
                 tensor(seen, Shape::new([count, spec.d_in]), dtype)
             }
             ActivationQuantizer::None => Self::float_reshape(x, Shape::new([count, spec.d_in])),

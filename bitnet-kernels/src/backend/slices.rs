@@ -84,13 +84,6 @@ pub(super) fn ternary_linear_dx(
     dx
 }
 
-/// What a product sees of `x`.
-pub(super) fn fake_quantize(x: &[f32], d_in: usize) -> Vec<f32> {
-    let mut seen = vec![0.0; x.len()];
-    cpu::fake_quantize(cpu::kernel(), x, d_in, &mut seen);
-    seen
-}
-
 /// Words and scales.
 pub(super) fn ternarize(
     latent: &[f32],
