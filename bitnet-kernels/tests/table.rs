@@ -319,7 +319,8 @@ fn round_trip(format: TableFormat, columns: usize, numbers: &[f32]) {
             }
             TableFormat::Int8 => {
                 let largest = numbers.iter().fold(0f32, |m, w| m.max(w.abs()));
-                let bound = f64::from(largest) / 254.0 * (1.0 + 1e-6);
+                // Half a step, and what f32 rounds of the quotient and of the product.
+                let bound = f64::from(largest) / 254.0 * (1.0 + 1e-4);
                 assert!(errors.iter().all(|&error| error <= bound), "{errors:?}");
             }
             TableFormat::Int4 => {
@@ -336,7 +337,10 @@ fn round_trip(format: TableFormat, columns: usize, numbers: &[f32]) {
                         .map(|&w| if s == 0.0 { 0.0 } else { plain(w) })
                         .sum();
                     let ours: f64 = errors.iter().map(|error| error * error).sum();
-                    assert!(ours <= plain * (1.0 + 1e-4), "{ours} above {plain}");
+                    // Ours is computed in f32: numbers that are nearly multiples of the scale have little else for an error.
+                    let rounding = 1e-6 * f64::from(extreme.abs());
+                    let bound = plain.sqrt() * (1.0 + 1e-4) + rounding;
+                    assert!(ours.sqrt() <= bound, "{ours} above {plain}");
                 }
             }
         }
