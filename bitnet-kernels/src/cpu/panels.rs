@@ -36,8 +36,8 @@ pub trait PanelKernel: Sync {
     /// Panics unless there are [`panel_rows`](Self::panel_rows) rows of one length, and a panel for them.
     fn unpack(&self, words: &[&[u32]], panel: &mut [u32]);
 
-    /// Asks for words that are unpacked soon. A panel reads many rows at once, which no prefetcher of a CPU foresees; with
-    /// eight tokens these loads are 40 % of a profile. Asking gained some percent, no more: it is not the whole answer.
+    /// Asks for words that are needed soon. A panel reads many rows at once, which no prefetcher of a CPU foresees. Asking
+    /// gained some percent.
     fn prefetch(&self, words: &[u32]);
 
     /// `sums[t][r] += Σ code(row r) · tokens[t]`, over the columns of the panel.

@@ -1,6 +1,6 @@
 //! Packed weights to floats, one word per unit: for products of so many rows that a dense one pays.
 //!
-//! The float copy lives for one product, the gradient of a training step, where a float master of its size exists anyway.
+//! The float copy lives for one product, the gradient dL/dx of many rows, and is as large as that one weight in floats.
 
 use cubecl::client::Client;
 use cubecl::ir::ElemType;

@@ -1,7 +1,8 @@
 //! Table products with AVX-512.
 //!
 //! Method: 64 columns become four vectors of floats in registers and meet four accumulators for each row of x, enough for
-//! the latency of a multiply-add. Four-bit codes are found by a permutation of sixteen floats, scale included. One row of
+//! the latency of a multiply-add. Of three and four rows of x, half of the vectors at a time meet three table rows, so that
+//! each load of x serves three products. Four-bit codes are found by a permutation of sixteen floats, scale included. One row of
 //! int8 takes 128256 x 2560 at the speed of memory.
 
 use std::arch::x86_64::*;
@@ -72,7 +73,7 @@ impl TableKernel for Avx512Vnni {
 
 /// T rows of x and R table rows, V of the four vectors of each block at a time: R · T · V sums stay in registers.
 ///
-/// Eight rows of x do not fit the first-level cache; three table rows for each load of theirs hide that.
+/// Rows of x hardly fit the first-level cache: three table rows for each load of theirs hide that.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn tile_sums<const T: usize, const V: usize, const R: usize>(
     rows: [TableBlocks<'_>; R],
