@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let device = Device::flex();
     let summary = recipe.train(
-        &device,
+        std::slice::from_ref(&device),
         Control {
             resume: false,
             stop: &AtomicBool::new(false),

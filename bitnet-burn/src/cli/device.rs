@@ -4,6 +4,7 @@
 //! with. Devices are taken from Burn's enumeration, so a driver that is absent is an error and not a panic.
 
 use std::fmt::{self, Display};
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
@@ -90,6 +91,26 @@ impl Choice {
             Kind::NdArray => ndarray(),
             Kind::Gpu(gpu) => gpu.open(self.index.unwrap_or(0)),
         }
+    }
+
+    /// The device and those that follow it, `count` together.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and where there are not so many.
+    pub(crate) fn open_from(self, count: NonZeroUsize) -> anyhow::Result<Vec<Device>> {
+        let (Kind::Gpu(gpu), 2..) = (self.kind, count.get()) else {
+            if count.get() > 1 {
+                bail!(
+                    "{count} devices: name the kind, such as `--device cuda` for those from cuda:0 on"
+                );
+            }
+            return Ok(vec![self.open()?]);
+        };
+        let first = self.index.unwrap_or(0);
+        (first..first + count.get())
+            .map(|index| gpu.open(index))
+            .collect()
     }
 }
 
@@ -253,6 +274,18 @@ mod tests {
             "cpu".parse::<Choice>().unwrap().open().unwrap(),
             Device::flex()
         );
+    }
+
+    #[test]
+    fn several_devices_are_those_of_a_named_kind() {
+        let several = |text: &str, count| {
+            let choice: Choice = text.parse().unwrap();
+            choice.open_from(NonZeroUsize::new(count).unwrap())
+        };
+        assert_eq!(several("cpu", 1).unwrap(), [Device::flex()]);
+        let refused = several("cpu", 2).unwrap_err().to_string();
+        assert!(refused.contains("--device cuda"), "{refused}");
+        assert!(several("cuda:4095", 2).is_err());
     }
 
     #[test]

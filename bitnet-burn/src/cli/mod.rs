@@ -27,10 +27,11 @@ mod train;
 use bitnet_burn::kernels::cpu;
 use burn::tensor::Device;
 use clap::{ArgAction, ColorChoice, Parser, Subcommand};
+use std::num::NonZeroUsize;
 
 const EXAMPLES: &str = "\
 Examples:
-  bitnet-burn infer --prompt \"Once upon a time\"            Random tiny weights: shows that it works
+  bitnet-burn infer --prompt \"Once upon a time\"            The story teller that is built in
   bitnet-burn doctor                                       Is everything right on this machine?
   bitnet-burn models pull microsoft/bitnet-b1.58-2B-4T     Download a model
   bitnet-burn models list                                  See what is there
@@ -106,6 +107,12 @@ impl Options {
     pub(crate) fn open_device(&self) -> anyhow::Result<Device> {
         cpu::try_kernel()?;
         self.device.open()
+    }
+
+    /// So many devices, the first of which is that of [`open_device`](Self::open_device).
+    pub(crate) fn open_devices(&self, count: NonZeroUsize) -> anyhow::Result<Vec<Device>> {
+        cpu::try_kernel()?;
+        self.device.open_from(count)
     }
 }
 

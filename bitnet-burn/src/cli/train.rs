@@ -1,6 +1,7 @@
 //! `train`: a recipe from its file to a run folder with checkpoints, metrics, curves and a packed model.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ Examples:
   bitnet-burn train --config tiny.toml --dry-run                           How large, how long?
   bitnet-burn train --config tiny.toml --set steps=5000 optimizer.lr=2e-3
   bitnet-burn train --config tiny.toml --resume                            Go on from the last checkpoint
+  bitnet-burn train --config 110m.toml --device cuda --devices 4           On four GPUs, the same batches and losses
   bitnet-burn train --config tiny.toml --set model.ternary=false output=runs/twin
 
 The folder of the run then holds
@@ -39,6 +41,9 @@ pub(crate) struct Train {
     /// Settings that win over the file, such as optimizer.lr=1e-3
     #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     set: Vec<String>,
+    /// GPUs that share the rows of each batch, from the one of --device on; the loss stays that of one
+    #[arg(long, value_name = "N", default_value = "1")]
+    devices: NonZeroUsize,
     /// Go on from the last checkpoint in the folder of the run
     #[arg(long)]
     resume: bool,
@@ -57,13 +62,13 @@ impl Train {
     }
 
     fn train(&self, recipe: &dyn Recipe, options: &Options) -> anyhow::Result<()> {
-        let device = options.open_device()?;
+        let devices = options.open_devices(self.devices)?;
         let bar = terminal::training_bar(options.quiet);
         bar.set_message("preparing");
         let mut first = true;
         let mut progress = |progress: &Progress| show(&bar, progress, &mut first);
         let trained = recipe.train(
-            &device,
+            &devices,
             Control {
                 resume: self.resume,
                 stop: interrupt::flag()?,

@@ -5,9 +5,6 @@
 
 use std::sync::atomic::Ordering;
 
-use bitnet_models::decoder::Decoder;
-use burn::tensor::Device;
-
 use super::run::{BEST, CURVES, LAST, METRICS, Run, curves};
 use super::settings::Settings;
 use super::step::Learned;
@@ -20,6 +17,7 @@ use crate::data::shards::{TokenData, VALIDATION};
 use crate::evaluate::evaluate;
 use crate::metrics::{Log, Row, Terms, Trits, replace};
 use crate::optimizer::{Optimizer, Rates};
+use bitnet_models::decoder::Decoder;
 
 /// A run from step to step.
 #[derive(Debug)]
@@ -46,6 +44,39 @@ pub(super) struct Done {
     pub(super) counts: bool,
     /// The batch that comes next.
     pub(super) position: Position,
+}
+
+/// How a model is before a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Preparation {
+    blend: Option<f64>,
+    sub_norm_blend: Option<f64>,
+    seed: u64,
+}
+
+impl Preparation {
+    #[cfg(test)]
+    pub(super) const fn of(blend: Option<f64>, sub_norm_blend: Option<f64>, seed: u64) -> Self {
+        Self {
+            blend,
+            sub_norm_blend,
+            seed,
+        }
+    }
+
+    /// Makes replica `number` of a model so; 0 is the only one where there is one device.
+    pub(super) fn apply(&self, model: &mut Decoder, number: usize) {
+        if let Some(blend) = self.blend {
+            model.set_blend(blend);
+        }
+        if let Some(blend) = self.sub_norm_blend {
+            model.set_sub_norm_blend(blend);
+        }
+        model.device().seed(match number {
+            0 => self.seed,
+            _ => keyed(self.seed, number as u64), // other rows, so other places to drop
+        });
+    }
 }
 
 impl<'a, 'c> Course<'a, 'c> {
@@ -85,15 +116,13 @@ impl<'a, 'c> Course<'a, 'c> {
         self.ended.is_none()
     }
 
-    /// Makes the model what it is in this step: so far quantized, and what it drops a function of seed and step.
-    pub(super) fn prepare(&self, model: &mut Decoder, device: &Device, step: u64, blend: f64) {
-        if self.settings.model.ternary() {
-            model.set_blend(blend);
+    /// What the model is in this step: so far quantized, and what it drops a function of seed and step.
+    pub(super) fn preparation(&self, step: u64, blend: f64) -> Preparation {
+        Preparation {
+            blend: self.settings.model.ternary().then_some(blend),
+            sub_norm_blend: self.run.inserts_sub_norms().then_some(blend),
+            seed: keyed(self.settings.seed, step),
         }
-        if self.run.inserts_sub_norms() {
-            model.set_sub_norm_blend(blend);
-        }
-        device.seed(keyed(self.settings.seed, step));
     }
 
     /// After a step: counts it, and does what is due.

@@ -9,6 +9,7 @@ pub mod distill;
 mod prepared;
 pub mod qat;
 mod read;
+mod replicas;
 mod run;
 mod settings;
 mod step;
@@ -60,12 +61,12 @@ pub trait Recipe: Debug {
     /// As [`plan`](Self::plan).
     fn time_step(&self, device: &Device) -> Result<Duration, TrainError>;
 
-    /// Does it, to its end or until asked to stop.
+    /// Does it, to its end or until asked to stop. Several devices share the rows of each batch: the loss is that of one.
     ///
     /// # Errors
     ///
-    /// What data, files and numbers refuse. Checkpoints that were written stay.
-    fn train(&self, device: &Device, control: Control<'_>) -> Result<Summary, TrainError>;
+    /// What devices, data, files and numbers refuse. Checkpoints that were written stay.
+    fn train(&self, devices: &[Device], control: Control<'_>) -> Result<Summary, TrainError>;
 }
 
 /// Reads a recipe from its file. `settings` are `key=value`, keys with their sections before them, and win over the file.

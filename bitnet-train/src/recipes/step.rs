@@ -34,6 +34,22 @@ pub(super) struct Part {
     pub(super) share: f64,
 }
 
+/// Sizes of a whole batch, of which some rows are at hand.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    targets: f64,
+    rows: f64,
+}
+
+impl Whole {
+    pub(super) fn of(batch: &Batch) -> Self {
+        Self {
+            targets: batch.learned().max(1) as f64,
+            rows: batch.shape[0] as f64,
+        }
+    }
+}
+
 /// Mean cross-entropy of the batch: this part's contribution.
 pub(super) fn language_modelling(model: &Decoder, part: &Part) -> Tensor<1> {
     let BatchTensors {
@@ -45,35 +61,47 @@ pub(super) fn language_modelling(model: &Decoder, part: &Part) -> Tensor<1> {
     cross_entropy(logits, targets, mask, Reduction::Sum) / part.targets
 }
 
-/// One step of `loss`, which gives a part's contribution to the loss of the batch. Parts have `at_once` rows; gradients
-/// are clipped at `limit`. Where the loss or the gradients are not finite, the model stays as it was.
-pub(super) fn step(
+/// What rows of a batch contribute to its gradients and to its loss. `loss` gives the contribution of a part of `at_once`
+/// rows.
+pub(super) fn learn(
+    model: &Decoder,
+    rows: &Batch,
+    whole: Whole,
+    at_once: usize,
+    mut loss: impl FnMut(&Decoder, &Part) -> Tensor<1>,
+) -> (GradientsParams, f64) {
+    let device = model.device();
+    let mut accumulator = GradientsAccumulator::new();
+    let mut losses = Vec::new();
+    for rows in rows.split(at_once) {
+        let part = Part {
+            share: rows.shape[0] as f64 / whole.rows,
+            tensors: rows.to_tensors(&device),
+            targets: whole.targets,
+        };
+        let loss = loss(model, &part);
+        losses.push(loss.clone().detach());
+        accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
+    }
+    // Read last: reading waits for the device.
+    let losses = losses
+        .into_iter()
+        .map(|loss| f64::from(loss.into_scalar::<f32>()));
+    let sum = losses.sum();
+    (accumulator.grads(), sum)
+}
+
+/// Clips the gradients at `limit`, and updates. Where the loss or the gradients are not finite, the model stays as it was.
+pub(super) fn update(
     model: Decoder,
     optimizer: &mut Optimizer,
-    batch: &Batch,
-    at_once: usize,
+    (gradients, loss): (GradientsParams, f64),
     rates: Rates,
     limit: f64,
-    mut loss: impl FnMut(&Decoder, &Part) -> Tensor<1>,
 ) -> (Decoder, Learned) {
-    let device = model.device();
-    let targets = batch.learned().max(1) as f64;
-    let rows = batch.shape[0] as f64;
-    let mut accumulator = GradientsAccumulator::new();
-    let mut sum = 0.0;
-    for rows_at_once in batch.split(at_once) {
-        let part = Part {
-            share: rows_at_once.shape[0] as f64 / rows,
-            tensors: rows_at_once.to_tensors(&device),
-            targets,
-        };
-        let loss = loss(&model, &part);
-        sum += f64::from(loss.clone().into_scalar::<f32>());
-        accumulator.accumulate(&model, GradientsParams::from_grads(loss.backward(), &model));
-    }
-    let (gradients, gradient_norm) = clip(&model, accumulator.grads(), limit);
+    let (gradients, gradient_norm) = clip(&model, gradients, limit);
     let learned = Learned {
-        loss: sum,
+        loss,
         gradient_norm,
     };
     let model = match learned.is_finite() {
@@ -81,4 +109,18 @@ pub(super) fn step(
         false => model,
     };
     (model, learned)
+}
+
+/// One step of `loss` on a whole batch: [`learn`], then [`update`].
+pub(super) fn step(
+    model: Decoder,
+    optimizer: &mut Optimizer,
+    batch: &Batch,
+    at_once: usize,
+    rates: Rates,
+    limit: f64,
+    loss: impl FnMut(&Decoder, &Part) -> Tensor<1>,
+) -> (Decoder, Learned) {
+    let learned = learn(&model, batch, Whole::of(batch), at_once, loss);
+    update(model, optimizer, learned, rates, limit)
 }

@@ -90,7 +90,7 @@ impl Place {
             stop: &stop,
             progress: &mut progress,
         };
-        self.recipe(settings)?.train(&Device::flex(), control)
+        self.recipe(settings)?.train(&[Device::flex()], control)
     }
 
     pub(crate) fn train(&self, settings: &[&str], resume: bool) -> Result<Summary, TrainError> {

@@ -50,8 +50,16 @@ impl Recipe for Distill {
         &self.output
     }
 
-    fn train(&self, device: &Device, control: Control<'_>) -> Result<Summary, TrainError> {
+    fn train(&self, devices: &[Device], control: Control<'_>) -> Result<Summary, TrainError> {
         let settings = self.settings();
+        let [device] = devices else {
+            return Err(TrainError::Request {
+                what: "devices",
+                found: devices.len().to_string(),
+                expected: "one for this recipe, whose teacher is on the same".to_owned(),
+                way_out: "Train on one device".to_owned(),
+            });
+        };
         let teacher = weights::open(&self.teacher.from)?;
         let tokenizer = TokenizerBundle::of(&*teacher)?;
         let data = self.data.prepared(tokenizer.clone())?;
@@ -79,7 +87,9 @@ impl Recipe for Distill {
                 && let Some(batch) = ahead.next()
             {
                 let now = self.step(state.step);
-                course.prepare(&mut model, &device, state.step, now.blend);
+                course
+                    .preparation(state.step, now.blend)
+                    .apply(&mut model, 0);
                 let (limit, at_once) = (self.optimizer.clip, settings.at_once());
                 let mut terms = Terms::default();
                 let loss = |model: &Decoder, part: &Part| match now.distils {

@@ -14,6 +14,7 @@ use bitnet_models::decoder::Decoder;
 use burn::tensor::Device;
 
 use super::course::{Course, Done};
+use super::replicas::{self, Replicas};
 use super::run::Run;
 use super::step::{self, language_modelling};
 use super::{Control, Entry, Plan, Recipe, Summary, read, timed};
@@ -58,13 +59,20 @@ impl Recipe for Qat {
         &self.output
     }
 
-    fn train(&self, device: &Device, control: Control<'_>) -> Result<Summary, TrainError> {
+    fn train(&self, devices: &[Device], control: Control<'_>) -> Result<Summary, TrainError> {
         let settings = self.settings();
+        replicas::check(devices, settings.batch.rows)?;
+        let devices: Vec<Device> = devices
+            .iter()
+            .map(|device| settings.autodiff(device))
+            .collect();
         let origin = Origin::open(&self.model)?;
         let data = self.data.prepared(origin.tokenizer()?)?;
         let run = Run::new(self, settings, &origin, &data, &[])?;
-        let device = settings.autodiff(device);
-        let (mut model, mut optimizer, mut state) = run.open::<Self>(control.resume, &device)?;
+        let (mut model, mut optimizer, mut state) =
+            run.open::<Self>(control.resume, &devices[0])?;
+        let (limit, at_once) = (self.optimizer.clip, settings.at_once());
+        let replicas = Replicas::new(&devices, &model, &optimizer, at_once, limit);
         let mut course = Course::new(&run, settings, &data, &model, &state, control)?;
         let gradual = self.model.ternary() || origin.inserts_sub_norms();
 
@@ -79,9 +87,8 @@ impl Recipe for Qat {
                 true => self.blend.at(state.step),
                 false => 1.0,
             };
-            course.prepare(&mut model, &device, state.step, blend);
-            let (limit, at_once) = (self.optimizer.clip, settings.at_once());
-            let (next, learned) = step(model, &mut optimizer, &batch, at_once, rates, limit);
+            let preparation = course.preparation(state.step, blend);
+            let (next, learned) = replicas.step(model, &mut optimizer, &batch, preparation, rates);
             model = next;
             let done = Done {
                 learned,
