@@ -8,7 +8,9 @@
 //! | [`cached_attention`] | scalar, AVX2, AVX-512, NEON | `store`, then `attend` | Burn primitives |
 //! | [`ternarize`] | f64 means | Burn's means, then one pass | Burn primitives |
 //! | [`table_linear`], the output head | portable, AVX2, AVX-512, NEON | `table` | Burn primitives |
-//! | [`rms_norm`], [`gated`], [`rotate`] | one pass each | Burn primitives, fused | Burn primitives |
+//! | [`rms_norm`] | one pass | `norm` | Burn primitives |
+//! | [`gated`], [`rotate`] | one pass each | Burn primitives, fused | Burn primitives |
+//! | [`causal_softmax`], [`cross_entropy`], [`embedding`] with gradients | Burn primitives | `rows` | Burn primitives |
 //! | [`table_rows`], the embedding | one loop | `table` | Burn primitives |
 //!
 //! Invariants: a [`PackedTernary`] or [`TernaryTensor`] that exists is valid, so kernels do not check again. Integer sums
@@ -41,6 +43,7 @@ pub use error::KernelError;
 pub use ops::attention::{
     self, AttentionOps, AttentionShape, AttentionSpec, CacheFormat, CacheTensor, cached_attention,
 };
+pub use ops::rows::{RowOps, causal_softmax, cross_entropy, defaults as row_defaults, embedding};
 pub use ops::table::{
     TableOps, TableSpec, TableTensor, defaults as table_defaults, table_linear, table_rows,
 };

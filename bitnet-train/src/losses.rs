@@ -30,9 +30,8 @@ pub fn cross_entropy(
 ) -> Tensor<1> {
     let [batch, seq_len, vocab] = logits.dims();
     let n = batch * seq_len;
-    let logits = logits.cast(DType::F32).reshape([n, vocab]);
-    let picked = log_softmax(logits, 1).gather(1, targets.reshape([n, 1])); // [n, 1]
-    reduce(picked.neg(), mask, reduction)
+    let losses = bitnet_kernels::cross_entropy(logits.reshape([n, vocab]), targets.reshape([n]));
+    reduce(losses.reshape([n, 1]), mask, reduction)
 }
 
 /// `T² · KL(softmax(teacher / T) ‖ softmax(student / T))` of the targets that are learned; the factor keeps gradients of

@@ -1,5 +1,6 @@
 //! Gradients. The packed weight is frozen; a latent weight gets the straight-through gradient.
 
+use burn::backend::TensorMetadata;
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -7,6 +8,7 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::DType;
 
 use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
 
@@ -30,7 +32,7 @@ impl<B: TernaryOps> Backward<B, 1> for PackedBackward {
 struct LatentBackward;
 
 impl<B: TernaryOps> Backward<B, 2> for LatentBackward {
-    type State = (NodeId, IntTensor<B>, FloatTensor<B>, TernarySpec);
+    type State = (NodeId, DType, IntTensor<B>, FloatTensor<B>, TernarySpec);
 
     fn backward(
         self,
@@ -40,15 +42,23 @@ impl<B: TernaryOps> Backward<B, 2> for LatentBackward {
     ) {
         let [x, latent] = ops.parents;
         let dy = grads.consume::<B>(&ops.node);
-        let (input, codes, scale, spec) = ops.state;
+        let (input, dtype, codes, scale, spec) = ops.state;
         if let Some(latent) = latent {
             let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
             let dw = B::ternary_linear_dw(dy.clone(), input, spec);
-            grads.register::<B>(latent.id, dw);
+            grads.register::<B>(latent.id, in_dtype::<B>(dw, dtype));
         }
         if let Some(x) = x {
             grads.register::<B>(x.id, B::ternary_linear_dx(dy, codes, scale, spec));
         }
+    }
+}
+
+/// A gradient in the number format of its parameter.
+fn in_dtype<B: TernaryOps>(gradient: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    match gradient.dtype() == dtype {
+        true => gradient,
+        false => B::float_cast(gradient, dtype.into()),
     }
 }
 
@@ -111,14 +121,16 @@ impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let input = prep.checkpoint(&x);
+                let latent = latent.into_primitive();
+                let dtype = latent.dtype();
                 let y = B::ternary_linear_latent(
                     x.into_primitive(),
-                    latent.into_primitive(),
+                    latent,
                     codes.clone(),
                     scale.clone(),
                     spec,
                 );
-                prep.finish((input, codes, scale, spec), y)
+                prep.finish((input, dtype, codes, scale, spec), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::ternary_linear_latent(
                 x.into_primitive(),

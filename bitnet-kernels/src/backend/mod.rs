@@ -8,6 +8,7 @@ mod cube;
 mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod rows;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod slices;
 mod vector;

@@ -142,7 +142,7 @@ enum Join {
     Largest,
 }
 
-/// Sum over the `lanes` units that share UNIT_POS_Y, one of `slots`; right on lane 0 only.
+/// Sum over the `lanes` units that share UNIT_POS_Y, one of `slots`, for each of them.
 #[cube]
 pub(crate) fn sum_of_lanes<T: Numeric>(
     value: T,
@@ -155,13 +155,13 @@ pub(crate) fn sum_of_lanes<T: Numeric>(
 
 /// The largest of the numbers of `lanes` units that share UNIT_POS_Y, one of `slots`, for each of them.
 #[cube]
-pub(crate) fn largest_of_lanes(
-    value: u32,
+pub(crate) fn largest_of_lanes<T: Numeric>(
+    value: T,
     #[comptime] lanes: usize,
     #[comptime] slots: usize,
     #[comptime] shuffle: bool,
-) -> u32 {
-    join_lanes::<u32>(value, lanes, slots, shuffle, Join::Largest)
+) -> T {
+    join_lanes::<T>(value, lanes, slots, shuffle, Join::Largest)
 }
 
 #[cube]

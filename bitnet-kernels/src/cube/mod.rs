@@ -10,7 +10,9 @@ pub mod dequantize;
 pub mod float;
 pub mod gemm;
 pub mod gemv;
+pub mod norm;
 pub mod quantize;
+pub mod rows;
 #[cfg(all(test, feature = "shader-text"))]
 mod shader_text;
 pub mod table;

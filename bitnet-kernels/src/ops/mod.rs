@@ -14,6 +14,7 @@
 
 pub mod attention;
 pub mod defaults;
+pub(crate) mod rows;
 pub(crate) mod table;
 mod tensor;
 pub(crate) mod vector;
@@ -284,7 +285,7 @@ fn dispatched(weight: TernaryTensor) -> (IntTensor<Dispatch>, FloatTensor<Dispat
 /// # Shapes
 ///
 /// - x: `[.., d_in]`
-/// - latent: `[d_out, d_in]`
+/// - latent: `[d_out, d_in]`, of any float dtype, which its gradient has too
 /// - output: `[.., d_out]`, in the dtype of `x`
 ///
 /// # Panics
@@ -303,12 +304,6 @@ pub fn ternary_linear_latent<const D: usize>(
         [weight.d_out(), spec.d_in],
         "latent weight and its quantized form differ in shape"
     );
-    // Its gradient arrives in the dtype of `x`; this cast brings it back to the dtype of the weight.
-    let latent = if latent.is_autodiff() {
-        latent.cast(x.dtype())
-    } else {
-        latent
-    };
     let (codes, scale) = weight.clone().into_parts();
     Tensor::from_dispatch(Dispatch::ternary_linear_latent(
         x.into_dispatch(),

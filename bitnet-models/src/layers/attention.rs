@@ -4,11 +4,10 @@
 //! [`cached_attention`]. Both compute the same numbers, and a test compares them. Keys and values are cached after their
 //! rotation.
 
-use bitnet_kernels::{CacheFormat, CacheTensor, cached_attention};
+use bitnet_kernels::{CacheFormat, CacheTensor, cached_attention, causal_softmax};
 use burn::module::Module;
 use burn::nn::{Dropout, RmsNorm};
-use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, DType, Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 use super::precision::narrowed;
 use super::{BitLinear, Rotation, rms_norm, rms_norm_blended};
@@ -129,20 +128,10 @@ impl Attention {
 fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64, dropout: &Dropout) -> Tensor<4> {
     let [batch, n_heads, seq_len, head_dim] = q.dims();
     let n_kv_heads = k.dims()[1];
-    let group = n_heads / n_kv_heads;
-    let q = q.reshape([batch, n_kv_heads, group * seq_len, head_dim]);
-    let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * scale; // [batch, n_kv_heads, group·seq_len, seq_len]
-    let future = Tensor::<2, Bool>::tril_mask([seq_len, seq_len], 0, &scores.device());
-    let future = future
-        .unsqueeze_dims::<5>(&[0, 0, 0])
-        .expand([batch, n_kv_heads, group, seq_len, seq_len]);
-    let scores = scores
-        .reshape([batch, n_kv_heads, group, seq_len, seq_len])
-        .mask_fill(future, f32::NEG_INFINITY);
-    let weights = softmax(scores, 4).reshape([batch, n_kv_heads, group * seq_len, seq_len]);
-    dropout
-        .forward(weights)
-        .cast(v.dtype())
+    let q = q.reshape([batch, n_kv_heads, n_heads / n_kv_heads * seq_len, head_dim]);
+    let scores = q.matmul(k.swap_dims(2, 3)); // [batch, n_kv_heads, group·seq_len, seq_len]
+    let weights = dropout.forward(causal_softmax(scores, scale));
+    weights
         .matmul(v)
         .reshape([batch, n_heads, seq_len, head_dim])
 }

@@ -4,11 +4,11 @@
 //! ternary (models whose embedding is ternary). Exactly one of the three fields is there.
 
 use bitnet_kernels::{
-    ActivationQuantizer, Granularity, TableFormat, TableTensor, TernaryTensor, table_linear,
-    table_rows, ternary_linear,
+    ActivationQuantizer, Granularity, TableFormat, TableTensor, TernaryTensor, embedding,
+    table_linear, table_rows, ternary_linear,
 };
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::module::{embedding, linear};
+use burn::tensor::module::linear;
 use burn::tensor::{DType, Int, Tensor};
 
 use super::precision::narrowed;
@@ -94,7 +94,12 @@ impl Table {
     /// - output: `[batch, seq_len, columns]`, f32
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         match self.state() {
-            State::Float(weight) => embedding(weight.val(), ids).cast(DType::F32),
+            State::Float(weight) => {
+                let [batch, seq_len] = ids.dims();
+                let rows = embedding(weight.val(), ids.reshape([batch * seq_len]));
+                let columns = rows.dims()[1];
+                rows.cast(DType::F32).reshape([batch, seq_len, columns])
+            }
             State::FewBits(table) => table_rows(ids, &table),
             State::Ternary(table) => {
                 let [batch, seq_len] = ids.dims();
@@ -110,13 +115,17 @@ impl Table {
     /// # Shapes
     ///
     /// - x: `[.., columns]`
-    /// - output: `[.., rows]`, f32
+    /// - output: `[.., rows]`, f32, or while training in the format of products
     pub fn logits<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.state() {
             State::Float(weight) => {
                 let weight = narrowed(weight.val(), self.products);
                 let x = x.cast(weight.dtype());
-                linear(x, weight.transpose(), None).cast(DType::F32)
+                let logits = linear(x, weight.transpose(), None);
+                match (self.products, logits.is_autodiff()) {
+                    (Some(_), true) => logits, // losses widen them, number by number
+                    _ => logits.cast(DType::F32),
+                }
             }
             State::FewBits(table) => table_linear(x.cast(DType::F32), &table),
             State::Ternary(table) => {

@@ -149,7 +149,7 @@ fn store_row(
             largest = select(magnitude > largest, magnitude, largest);
             at += lanes;
         }
-        largest = largest_of_lanes(largest, lanes, plan.slots, plan.shuffle);
+        largest = largest_of_lanes::<u32>(largest, lanes, plan.slots, plan.shuffle);
         let floor = u32::reinterpret(f32::new(EPSILON));
         let amax = f32::reinterpret(select(largest > floor, largest, floor));
         inverse = quotient_of_127(amax);

@@ -23,6 +23,33 @@ pub fn rms_norm<B: Backend>(
     B::float_mul(B::float_mul(x, inverse), gamma)
 }
 
+/// See [`VectorOps::rms_norm_dx`](super::VectorOps::rms_norm_dx). With `x̂ = x/√(mean(x²) + ε)` and `g = dy·γ`:
+/// `dx = (g − x̂·mean(g·x̂)) / √(mean(x²) + ε)`, `dγ = Σ dy·x̂` over all rows.
+pub fn rms_norm_dx<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    dy: FloatTensor<B>,
+    epsilon: f32,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (shape, d) = (x.shape(), gamma.shape()[0]);
+    let rows = Shape::new([shape.num_elements() / d, d]);
+    let [x, dy] = [x, dy].map(|tensor| B::float_reshape(tensor, rows.clone()));
+    let mean = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);
+    let root = B::float_sqrt(B::float_add_scalar(mean, Scalar::from(epsilon)));
+    let inverse = B::float_expand(B::float_recip(root), rows.clone());
+    let normed = B::float_mul(x, inverse.clone());
+    let dgamma = B::float_sum_dim(B::float_mul(dy.clone(), normed.clone()), 0);
+    let gamma = B::float_expand(B::float_reshape(gamma, Shape::new([1, d])), rows.clone());
+    let g = B::float_mul(dy, gamma);
+    let along = B::float_mean_dim(B::float_mul(g.clone(), normed.clone()), 1);
+    let along = B::float_mul(normed, B::float_expand(along, rows));
+    let dx = B::float_mul(B::float_sub(g, along), inverse);
+    (
+        B::float_reshape(dx, shape),
+        B::float_reshape(dgamma, Shape::new([d])),
+    )
+}
+
 /// See [`VectorOps::gated`](super::VectorOps::gated).
 pub fn gated<B: Backend>(
     gate: FloatTensor<B>,

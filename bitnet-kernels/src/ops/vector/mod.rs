@@ -1,7 +1,9 @@
 //! What a transformer does between its products, one pass over the numbers each, as a Burn backend extension.
 //!
-//! On a CPU the cost of these is that of reading, writing and calling, so each is one operation there. Elsewhere each is its
-//! default body of Burn primitives ([`defaults`]), which Burn's fusion turns into one kernel and autodiff differentiates.
+//! On a CPU the cost of these is that of reading, writing and calling, so each is one operation there. On GPUs the norm is one
+//! kernel, too, and its gradient three: composed of primitives, sums along rows take most of the time of a training step that
+//! products do not. The others are their default bodies of Burn primitives ([`defaults`]), which Burn's fusion turns into one
+//! kernel and autodiff differentiates.
 
 #![cfg_attr(
     feature = "ndarray",
@@ -37,9 +39,25 @@ pub enum Activation {
 )]
 pub trait VectorOps: Backend {
     /// See [`rms_norm`]. All are f32.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = same(x))]
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
         defaults::rms_norm::<Self>(x, gamma, epsilon)
+    }
+
+    /// Gradients of [`rms_norm`](Self::rms_norm): that of `x`, in its shape, and that of `gamma`.
+    #[fusion(meta = |x, gamma, _dy, _epsilon| {
+        (
+            TensorSpec::new(x.shape.clone(), DType::F32),
+            TensorSpec::new(gamma.shape.clone(), DType::F32),
+        )
+    })]
+    fn rms_norm_dx(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        defaults::rms_norm_dx::<Self>(x, gamma, dy, epsilon)
     }
 
     /// See [`gated`]. Both are f32.
@@ -61,6 +79,14 @@ pub trait VectorOps: Backend {
     ) -> FloatTensor<Self> {
         defaults::rotate::<Self>(x, cos, sin)
     }
+}
+
+#[cfg(feature = "cube")]
+use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
+
+#[cfg(feature = "cube")]
+fn same(shape: &Shape) -> Shape {
+    shape.clone()
 }
 
 /// RMS norm along the last dimension in the order of operations of the reference: `γ · (x · (1 / √(mean(x²) + ε)))`,

@@ -1,0 +1,243 @@
+//! What training does to rows, with its gradients: every device against formulas in f64.
+
+#[path = "support/devices.rs"]
+mod devices;
+#[path = "support/random.rs"]
+mod random;
+
+use bitnet_kernels::{causal_softmax, cross_entropy, embedding, rms_norm};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use devices::devices;
+use random::Random;
+
+/// Largest difference, relative to numbers above 1.
+fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (at, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let error = (f64::from(found) - expected).abs() / expected.abs().max(1.0);
+        assert!(
+            error < tolerance,
+            "{what}: {found} at {at}, expected {expected}"
+        );
+    }
+}
+
+fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+}
+
+fn indices(values: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("f32")
+}
+
+/// `y` and the gradient of `x` of `Σ y·weights`.
+fn with_gradient<const D: usize, const E: usize>(
+    x: Tensor<D>,
+    weights: Tensor<E>,
+    of: impl Fn(Tensor<D>) -> Tensor<E>,
+) -> (Vec<f32>, Vec<f32>) {
+    let x = x.require_grad();
+    let y = of(x.clone());
+    let gradients = (y.clone() * weights).sum().backward();
+    let gradient = x.grad(&gradients).expect("a gradient");
+    (values(y.detach()), values(gradient))
+}
+
+#[test]
+fn attention_weights_and_their_gradient_are_the_formulas() {
+    let mut random = Random(11);
+    for (seq, group) in [(1, 1), (7, 3), (70, 1)] {
+        let shape = [2, 2, group * seq, seq];
+        let count = shape.iter().product();
+        let (scores, weights) = (random.floats(count), random.floats(count));
+        let scale = 1.7;
+        let (mut expected, mut expected_dx) = (vec![0.0; count], vec![0.0; count]);
+        for row in 0..count / seq {
+            let seen = row % seq + 1;
+            let of = |values: &[f32]| -> Vec<f64> {
+                let values = &values[row * seq..][..seen];
+                values.iter().map(|&value| f64::from(value)).collect()
+            };
+            let (scores, dw) = (of(&scores), of(&weights));
+            let powers: Vec<f64> = scores.iter().map(|score| (score * scale).exp()).collect();
+            let sum: f64 = powers.iter().sum();
+            let w: Vec<f64> = powers.iter().map(|power| power / sum).collect();
+            let along: f64 = w.iter().zip(&dw).map(|(w, dw)| w * dw).sum();
+            for at in 0..seen {
+                expected[row * seq + at] = w[at];
+                expected_dx[row * seq + at] = scale * w[at] * (dw[at] - along);
+            }
+        }
+        for (name, device) in devices() {
+            let device = device.autodiff();
+            let (x, dy) = (
+                tensor(&scores, shape, &device),
+                tensor(&weights, shape, &device),
+            );
+            let (y, dx) = with_gradient(x, dy, |x| causal_softmax(x, scale));
+            assert_close(&y, &expected, 1e-5, &format!("weights of {seq}, {name}"));
+            assert_close(
+                &dx,
+                &expected_dx,
+                1e-5,
+                &format!("gradient of {seq}, {name}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn scores_of_any_size_have_finite_weights() {
+    for (name, device) in devices() {
+        let scores = tensor(&[0.0, 9e9, -3e38, 3e38], [1, 1, 2, 2], &device);
+        let weights = values(causal_softmax(scores, 1.0));
+        assert_eq!(weights, [1.0, 0.0, 0.0, 1.0], "{name}");
+    }
+}
+
+#[test]
+fn losses_and_their_gradient_are_the_formulas() {
+    let mut random = Random(12);
+    for (n, vocab) in [(1, 1), (5, 3), (3, 1000), (2, 33)] {
+        let logits: Vec<f32> = random.floats(n * vocab).iter().map(|x| 9.0 * x).collect();
+        let weights = random.floats(n);
+        let targets: Vec<i32> = (0..n).map(|row| (row * 7 % vocab) as i32).collect();
+        let (mut expected, mut expected_dx) = (Vec::new(), Vec::new());
+        for row in 0..n {
+            let logits = logits[row * vocab..][..vocab].iter().map(|&x| f64::from(x));
+            let sum: f64 = logits.clone().map(f64::exp).sum();
+            let target = targets[row] as usize;
+            expected.push(sum.ln() - logits.clone().nth(target).expect("a column"));
+            for (column, logit) in logits.enumerate() {
+                let picked = f64::from(u8::from(column == target));
+                expected_dx.push(f64::from(weights[row]) * (logit.exp() / sum - picked));
+            }
+        }
+        for (name, device) in devices() {
+            let device = device.autodiff();
+            let x = tensor(&logits, [n, vocab], &device);
+            let targets = indices(&targets, &device);
+            let dy = tensor(&weights, [n], &device);
+            let (y, dx) = with_gradient(x, dy, |x| cross_entropy(x, targets.clone()));
+            assert_close(&y, &expected, 1e-5, &format!("losses of {vocab}, {name}"));
+            assert_close(
+                &dx,
+                &expected_dx,
+                1e-5,
+                &format!("gradient of {vocab}, {name}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn a_damaged_logit_makes_a_loss_of_nan() {
+    for (name, device) in devices() {
+        let logits = tensor(&[1.0, f32::NAN, 2.0, 1.0, 0.0, 2.0], [2, 3], &device);
+        let losses = values(cross_entropy(logits, indices(&[0, 0], &device)));
+        assert!(losses[0].is_nan() && losses[1].is_finite(), "{name}");
+    }
+}
+
+#[test]
+fn the_gradient_of_an_embedding_sums_over_all_places_of_an_id() {
+    let mut random = Random(13);
+    for (rows, n, d) in [(5, 1, 3), (4, 300, 5), (900, 70, 300)] {
+        let (table, weights) = (random.floats(rows * d), random.floats(n * d));
+        let ids: Vec<i32> = (0..n).map(|at| (at * at % 7 * 3 % rows) as i32).collect();
+        let (mut expected, mut expected_dx) = (Vec::new(), vec![0.0; rows * d]);
+        for (at, &id) in ids.iter().enumerate() {
+            for column in 0..d {
+                expected.push(f64::from(table[id as usize * d + column]));
+                expected_dx[id as usize * d + column] += f64::from(weights[at * d + column]);
+            }
+        }
+        for (name, device) in devices() {
+            let device = device.autodiff();
+            let ids = indices(&ids, &device);
+            let (x, dy) = (
+                tensor(&table, [rows, d], &device),
+                tensor(&weights, [n, d], &device),
+            );
+            let (y, dx) = with_gradient(x, dy, |x| embedding(x, ids.clone()));
+            assert_close(&y, &expected, 1e-9, &format!("{rows} rows, {name}"));
+            assert_close(
+                &dx,
+                &expected_dx,
+                1e-5,
+                &format!("gradient of {rows} rows, {name}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_of_a_norm_are_the_formulas() {
+    const EPSILON: f64 = 1e-3;
+    let mut random = Random(14);
+    for (rows, d) in [(1, 1), (3, 33), (130, 320)] {
+        let (x, gamma, dy) = (
+            random.floats(rows * d),
+            random.floats(d),
+            random.floats(rows * d),
+        );
+        let (mut expected, mut expected_gamma) = (Vec::new(), vec![0.0; d]);
+        for row in 0..rows {
+            let of = |values: &[f32]| -> Vec<f64> {
+                values.iter().map(|&value| f64::from(value)).collect()
+            };
+            let (x, dy, gamma) = (of(&x[row * d..][..d]), of(&dy[row * d..][..d]), of(&gamma));
+            let squares: f64 = x.iter().map(|x| x * x).sum();
+            let inverse = 1.0 / (squares / d as f64 + EPSILON).sqrt();
+            let along: f64 = (0..d).map(|i| dy[i] * gamma[i] * x[i] * inverse).sum();
+            for i in 0..d {
+                let normed = x[i] * inverse;
+                expected.push(inverse * (dy[i] * gamma[i] - normed * along / d as f64));
+                expected_gamma[i] += dy[i] * normed;
+            }
+        }
+        for (name, device) in devices() {
+            let device = device.autodiff();
+            let x = tensor(&x, [rows, d], &device).require_grad();
+            let gamma = tensor(&gamma, [d], &device).require_grad();
+            let y = rms_norm(x.clone(), gamma.clone(), EPSILON);
+            let gradients = (y * tensor(&dy, [rows, d], &device)).sum().backward();
+            let (dx, dgamma) = (x.grad(&gradients), gamma.grad(&gradients));
+            let what = format!("{rows} rows of {d}, {name}");
+            assert_close(&values(dx.expect("a gradient")), &expected, 1e-5, &what);
+            let dgamma = values(dgamma.expect("a gradient"));
+            assert_close(&dgamma, &expected_gamma, 1e-5, &what);
+        }
+    }
+}
+
+#[test]
+fn rows_in_half_precision_are_computed_in_f32_and_rounded_once() {
+    let mut random = Random(15);
+    let (n, vocab) = (3, 200);
+    let logits = random.floats(n * vocab);
+    for (name, device) in devices() {
+        if !device.supports_dtype(DType::F16) {
+            continue;
+        }
+        let device = device.autodiff();
+        let narrow = tensor(&logits, [n, vocab], &device)
+            .cast(DType::F16)
+            .detach();
+        let wide = narrow.clone().cast(DType::F32).detach();
+        let targets = indices(&[0, 7, 199], &device);
+        let gradient = |x: Tensor<2>| {
+            let x = x.require_grad();
+            let gradients = cross_entropy(x.clone(), targets.clone()).sum().backward();
+            x.grad(&gradients).expect("a gradient")
+        };
+        let (found, expected) = (gradient(narrow), gradient(wide));
+        assert_eq!(found.dtype(), DType::F16, "{name}");
+        let expected: Vec<f64> = values(expected).iter().map(|&x| f64::from(x)).collect();
+        assert_close(&values(found.cast(DType::F32)), &expected, 6e-4, name);
+    }
+}
