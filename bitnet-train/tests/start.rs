@@ -1,7 +1,8 @@
-//! Runs that start from a checkpoint: masters of a BitNet, and a float Llama that becomes one.
+//! Runs that start from a checkpoint: masters of a BitNet, and a float Llama or Qwen3 that becomes one.
 
 mod support;
 
+use bitnet_kernels::ActivationQuantizer;
 use bitnet_models::Model;
 use bitnet_models::decoder::{Decoder, LoadOptions, Masters};
 use bitnet_models::tokenizer::Vocabulary;
@@ -20,6 +21,7 @@ fn start(name: &str, sub_norms: bool, ternary: bool) -> ModelConfig {
         from: model_fixture(name),
         sub_norms,
         ternary,
+        activation_bits: None,
         dropout: 0.0,
     })
 }
@@ -148,6 +150,39 @@ fn a_llama_becomes_a_bitnet_and_resumes_on_the_way() {
     );
     let error = written.unwrap_err().to_string();
     assert!(error.contains("found sub-norms, expected none"), "{error}");
+}
+
+#[test]
+fn inputs_have_the_bits_that_the_recipe_says_or_else_those_of_the_checkpoint() {
+    use ActivationQuantizer::{Int4, Int8};
+    let trained = place(BITNET, "activation_bits = 4");
+    trained.train(&["steps=2"], false).unwrap();
+    let four_bits = trained.output(qat::BEST);
+    for (from, activation_bits, expected) in [
+        (model_fixture(BITNET), None, Int8),
+        (model_fixture(LLAMA), None, Int8),
+        (model_fixture(LLAMA), Some(4), Int4),
+        (four_bits.clone(), None, Int4),
+        (four_bits, Some(8), Int8),
+    ] {
+        let model = load(&ModelConfig::Start(StartModel {
+            from: from.clone(),
+            sub_norms: false,
+            ternary: true,
+            activation_bits,
+            dropout: 0.0,
+        }));
+        let mut layers = model.model.layers.iter();
+        let what = format!("{}: {activation_bits:?}", from.display());
+        assert_eq!(model.config().activations, expected, "{what}");
+        assert!(
+            layers.all(|layer| layer
+                .projections()
+                .iter()
+                .all(|p| p.activations == expected)),
+            "{what}"
+        );
+    }
 }
 
 #[test]

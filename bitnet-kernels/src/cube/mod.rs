@@ -26,7 +26,7 @@ use cubecl::server::Handle;
 use crate::Granularity;
 use crate::packing::words::words_per_row;
 
-/// The facts of one product `[rows, d_in] · [d_out, d_in]ᵀ` of int8 activations and ternary weights.
+/// The facts of one product `[rows, d_in] · [d_out, d_in]ᵀ` of quantized activations and ternary weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Rows of activations (tokens).
@@ -143,7 +143,8 @@ pub fn routine(problem: &Problem, device: &Capabilities) -> &'static Routine {
         .expect("the portable GEMM takes any problem")
 }
 
-/// Quantizes `x [rows, d_in]` and multiplies with the best routine: the whole of a W1.58A8 layer.
+/// Quantizes `x [rows, d_in]` to codes up to `limit` and multiplies with the best routine: the whole of a layer with
+/// quantized activations.
 ///
 /// # Panics
 ///
@@ -151,6 +152,7 @@ pub fn routine(problem: &Problem, device: &Capabilities) -> &'static Routine {
 pub fn ternary_linear(
     client: &Client,
     problem: &Problem,
+    limit: i8,
     x: Handle,
     codes: Handle,
     scale: Handle,
@@ -165,6 +167,7 @@ pub fn ternary_linear(
         (problem.rows, problem.d_in),
         problem.output,
         routine.layout,
+        limit,
     );
     (routine.launch)(client, problem, &device, &Operands { x, codes, scale, y });
 }
