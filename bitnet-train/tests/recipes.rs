@@ -177,7 +177,7 @@ fn a_loss_that_falls_no_more_ends_the_run_early() {
 }
 
 #[test]
-fn the_packed_model_computes_what_the_trained_one_does() {
+fn the_packed_model_computes_what_the_trained_one_does_with_8_bits_and_with_4() {
     for (setting, activations) in [
         ("model.activation_bits=8", ActivationQuantizer::Int8),
         ("model.activation_bits=4", ActivationQuantizer::Int4),
@@ -186,6 +186,10 @@ fn the_packed_model_computes_what_the_trained_one_does() {
         place.train(&[setting], false).unwrap();
         let rows = place.rows();
         assert!(rows[5].loss < rows[0].loss, "{setting}");
+        let broken = Place::new();
+        broken.train_until(&[setting], false, 4).unwrap();
+        broken.train(&[setting], true).unwrap();
+        assert_eq!(broken.rows(), rows, "{setting}");
         let (device, best) = (Device::flex(), place.output(qat::BEST));
         let latent = trainable(&*weights::open(&best).unwrap(), &device).unwrap();
         let options = LoadOptions::exact();
