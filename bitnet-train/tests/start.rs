@@ -4,14 +4,19 @@ mod support;
 
 use bitnet_kernels::ActivationQuantizer;
 use bitnet_models::Model;
+use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::decoder::{Decoder, LoadOptions, Masters};
 use bitnet_models::tokenizer::Vocabulary;
-use bitnet_models::weights::{self, GgufLayout, GgufOptions, write_gguf};
+use bitnet_models::weights::{
+    self, ExportOptions, FloatKind, GgufLayout, GgufOptions, Variant, write_gguf,
+};
 use bitnet_train::data::tokenizer::TokenizerBundle;
-use bitnet_train::model::{ModelConfig, Origin, StartModel, trainable};
+use bitnet_train::model::{self, ModelConfig, Origin, StartModel, trainable};
 use bitnet_train::recipes::qat;
 use burn::tensor::{Device, Int, Tensor};
+use serde_json::json;
 use support::{Place, SMALL, model_fixture};
+use tempfile::TempDir;
 
 const BITNET: &str = "tiny-2b4t-bf16";
 const LLAMA: &str = "tiny-falcon-e/bfloat16";
@@ -24,6 +29,27 @@ fn start(name: &str, sub_norms: bool, ternary: bool) -> ModelConfig {
         activation_bits: None,
         dropout: 0.0,
     })
+}
+
+/// A float Qwen3 with made-up weights, in the sizes and with the tokenizer of the Llama.
+fn qwen3() -> TempDir {
+    let llama = model_fixture(LLAMA);
+    let mut config = weights::open(&llama).expect("a fixture").config().clone();
+    config.insert("architectures".into(), json!(["Qwen3ForCausalLM"]));
+    config.insert("model_type".into(), "qwen3".into());
+    let fresh = |slots: &[_]| model::Masters::fresh(slots, &config, &llama, 0.1, 3);
+    let described = architectures::read(&fresh(&[]), Overrides::default()).expect("a Qwen3");
+    let weights = fresh(&described.slots());
+    let slots = described.slots_to_write(&weights).expect("floats");
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = ExportOptions::new(Variant::Dequantized(FloatKind::F32));
+    weights::export(&weights, &slots, folder.path(), &options, &mut |_, _| ()).expect("a Qwen3");
+    folder
+}
+
+/// As the name of a fixture.
+fn name(folder: &TempDir) -> &str {
+    folder.path().to_str().expect("what this wrote")
 }
 
 fn load(config: &ModelConfig) -> Decoder {
@@ -86,19 +112,25 @@ fn masters_are_those_of_the_checkpoint() {
 
 #[test]
 fn sub_norms_that_are_inserted_keep_the_float_function_at_first() {
-    let float = trainable(
-        &*weights::open(&model_fixture(LLAMA)).unwrap(),
-        &Device::flex(),
-    );
-    let expected = logits(&float.unwrap());
-    let mut model = load(&start(LLAMA, true, true));
-    assert!(model.config().sub_norms && model.model.layers[0].mlp.ffn_sub_norm.is_some());
-    model.set_blend(0.0);
-    model.set_sub_norm_blend(0.0);
-    assert!(logits(&model) == expected, "the function is another one");
-    for lambda in [0.5, 1.0] {
-        model.set_sub_norm_blend(lambda);
-        assert!(logits(&model) != expected, "no norm at {lambda}");
+    let qwen3 = qwen3();
+    for from in [LLAMA, name(&qwen3)] {
+        let float = trainable(
+            &*weights::open(&model_fixture(from)).unwrap(),
+            &Device::flex(),
+        );
+        let expected = logits(&float.unwrap());
+        let mut model = load(&start(from, true, true));
+        assert!(model.config().sub_norms && model.model.layers[0].mlp.ffn_sub_norm.is_some());
+        model.set_blend(0.0);
+        model.set_sub_norm_blend(0.0);
+        assert!(
+            logits(&model) == expected,
+            "{from}: the function is another one"
+        );
+        for lambda in [0.5, 1.0] {
+            model.set_sub_norm_blend(lambda);
+            assert!(logits(&model) != expected, "{from}: no norm at {lambda}");
+        }
     }
     // Nothing is inserted where there are sub-norms.
     let bitnet = start(BITNET, true, true);
@@ -107,8 +139,19 @@ fn sub_norms_that_are_inserted_keep_the_float_function_at_first() {
 
 #[test]
 fn a_llama_becomes_a_bitnet_and_resumes_on_the_way() {
+    becomes_a_bitnet(LLAMA);
+}
+
+#[test]
+fn a_qwen3_becomes_a_bitnet_and_resumes_on_the_way() {
+    let packed = becomes_a_bitnet(name(&qwen3()));
+    assert!(packed.config().head_norms);
+}
+
+/// Trains a float model with sub-norms, and returns the packed one.
+fn becomes_a_bitnet(from: &str) -> Decoder {
     let more = "sub_norms = true";
-    let (whole, broken) = (place(LLAMA, more), place(LLAMA, more));
+    let (whole, broken) = (place(from, more), place(from, more));
     let settings = [
         "steps=4",
         "blend.kind=linear",
@@ -131,7 +174,7 @@ fn a_llama_becomes_a_bitnet_and_resumes_on_the_way() {
     let differences = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     let difference = differences.fold(0.0, f32::max);
     assert!(difference < 1e-4, "{difference}");
-    // Only our own formats can say that a Llama has sub-norms.
+    // Only our own formats can say that such a model has sub-norms.
     let (slots, vocabulary) = (
         latent.config().slots(),
         Vocabulary::of(&*saved).unwrap().unwrap(),
@@ -150,6 +193,7 @@ fn a_llama_becomes_a_bitnet_and_resumes_on_the_way() {
     );
     let error = written.unwrap_err().to_string();
     assert!(error.contains("found sub-norms, expected none"), "{error}");
+    packed.decoder().clone()
 }
 
 #[test]
@@ -187,7 +231,8 @@ fn inputs_have_the_bits_that_the_recipe_says_or_else_those_of_the_checkpoint() {
 
 #[test]
 fn masters_of_every_family_are_saved_under_the_names_of_their_family() {
-    for name in [BITNET, "tiny-1bitllm"] {
+    let qwen3 = qwen3();
+    for name in [BITNET, "tiny-1bitllm", name(&qwen3)] {
         let place = place(name, "");
         place.train(&["steps=2"], false).unwrap();
         for output in [qat::BEST, qat::PACKED] {
