@@ -165,7 +165,8 @@ impl Activations {
     }
 }
 
-/// What a product with codes up to `limit` sees of its input: q / s for each number of the rows `x [rows, d_in]`; NaN in rows that hold NaN or infinity.
+/// What a product with codes up to `limit` sees of its input: q / s for each number of the rows `x [rows, d_in]`; NaN in
+/// rows that hold NaN or infinity.
 ///
 /// # Panics
 ///
@@ -213,8 +214,8 @@ fn quantize(value: f32, scale: f32, most: f32) -> i8 {
     (bounded(value * scale, most) + ROUND).to_bits() as i8
 }
 
-/// The number of -most - 1 ..= most that is nearest to one that is not NaN. Two instructions: `clamp` would prove its bounds
-/// first, and `max` and `min` ask for NaN.
+/// `value`, which is not NaN, kept in -most - 1 ..= most. Two instructions: `clamp` would prove its bounds first, and `max`
+/// and `min` would look for NaN.
 #[inline(always)]
 fn bounded(value: f32, most: f32) -> f32 {
     let least = -most - 1.0;

@@ -203,8 +203,8 @@ fn code_of(value: f32, scale: f32, #[comptime] limit: i8) -> f32 {
     clamp(Round::round(value * scale), least, most)
 }
 
-/// Writes `q(x) / s` for `x [rows, d_in]`, both of element type `dtype`: what a product with codes up to `limit` sees of its
-/// input.
+/// Writes `q(x) / s` for `x [rows, d_in]`, both of element type `dtype`: what a product with codes up to `limit` sees of
+/// its input.
 pub fn fake_quantize(
     client: &Client,
     device: &Capabilities,
