@@ -555,9 +555,9 @@ fn refusal(epsilon: &str, more: &str) -> String {
         "num_hidden_layers":1,"num_attention_heads":2,"vocab_size":2,"rms_norm_eps":{epsilon}{more}}}"#
     );
     let folder = write(&with(&[("config.json", config.as_bytes())]));
-    let checkpoint = weights::open(folder.path()).unwrap();
+    let checkpoint = weights::open(folder.path()).expect("a whole folder");
     let error = architectures::read(checkpoint.as_ref(), Overrides::default());
-    error.unwrap_err().to_string()
+    error.expect_err("a bad configuration").to_string()
 }
 
 #[test]

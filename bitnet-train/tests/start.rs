@@ -138,62 +138,55 @@ fn sub_norms_that_are_inserted_keep_the_float_function_at_first() {
 }
 
 #[test]
-fn a_llama_becomes_a_bitnet_and_resumes_on_the_way() {
-    becomes_a_bitnet(LLAMA);
-}
+fn a_float_model_becomes_a_bitnet_and_resumes_on_the_way() {
+    let qwen3 = qwen3();
+    for from in [LLAMA, name(&qwen3)] {
+        let more = "sub_norms = true";
+        let (whole, broken) = (place(from, more), place(from, more));
+        let settings = [
+            "steps=4",
+            "blend.kind=linear",
+            "blend.steps=3",
+            "checkpoint.every=1",
+        ];
+        whole.train(&settings, false).unwrap();
+        broken.train_until(&settings, false, 2).unwrap();
+        broken.train(&settings, true).unwrap();
+        assert_eq!(broken.rows(), whole.rows());
 
-#[test]
-fn a_qwen3_becomes_a_bitnet_and_resumes_on_the_way() {
-    let packed = becomes_a_bitnet(name(&qwen3()));
-    assert!(packed.config().head_norms);
-}
-
-/// Trains a float model with sub-norms, and returns the packed one.
-fn becomes_a_bitnet(from: &str) -> Decoder {
-    let more = "sub_norms = true";
-    let (whole, broken) = (place(from, more), place(from, more));
-    let settings = [
-        "steps=4",
-        "blend.kind=linear",
-        "blend.steps=3",
-        "checkpoint.every=1",
-    ];
-    whole.train(&settings, false).unwrap();
-    broken.train_until(&settings, false, 2).unwrap();
-    broken.train(&settings, true).unwrap();
-    assert_eq!(broken.rows(), whole.rows());
-
-    let device = Device::flex();
-    let saved = weights::open(&whole.output(qat::BEST)).unwrap();
-    let latent = trainable(&*saved, &device).unwrap();
-    let options = LoadOptions::exact();
-    let packed = Model::load_with(whole.output(qat::PACKED), &device, &options, &mut |_, _| ());
-    let packed = packed.unwrap();
-    assert!(packed.tokenizer().is_ok() && packed.decoder().config().sub_norms);
-    let (found, expected) = (logits(packed.decoder()), logits(&latent));
-    let differences = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-    let difference = differences.fold(0.0, f32::max);
-    assert!(difference < 1e-4, "{difference}");
-    // Only our own formats can say that such a model has sub-norms.
-    let (slots, vocabulary) = (
-        latent.config().slots(),
-        Vocabulary::of(&*saved).unwrap().unwrap(),
-    );
-    let (path, options) = (
-        whole.output("model.gguf"),
-        GgufOptions::new(GgufLayout::Tq2),
-    );
-    let written = write_gguf(
-        &*saved,
-        &slots,
-        &vocabulary,
-        &path,
-        &options,
-        &mut |_, _| (),
-    );
-    let error = written.unwrap_err().to_string();
-    assert!(error.contains("found sub-norms, expected none"), "{error}");
-    packed.decoder().clone()
+        let device = Device::flex();
+        let saved = weights::open(&whole.output(qat::BEST)).unwrap();
+        let latent = trainable(&*saved, &device).unwrap();
+        let options = LoadOptions::exact();
+        let packed = Model::load_with(whole.output(qat::PACKED), &device, &options, &mut |_, _| ());
+        let packed = packed.unwrap();
+        let config = packed.decoder().config();
+        assert!(packed.tokenizer().is_ok() && config.sub_norms);
+        assert_eq!(config.head_norms, from != LLAMA);
+        let (found, expected) = (logits(packed.decoder()), logits(&latent));
+        let differences = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        let difference = differences.fold(0.0, f32::max);
+        assert!(difference < 1e-4, "{difference}");
+        // Only our own formats can say that such a model has sub-norms.
+        let (slots, vocabulary) = (
+            latent.config().slots(),
+            Vocabulary::of(&*saved).unwrap().unwrap(),
+        );
+        let (path, options) = (
+            whole.output("model.gguf"),
+            GgufOptions::new(GgufLayout::Tq2),
+        );
+        let written = write_gguf(
+            &*saved,
+            &slots,
+            &vocabulary,
+            &path,
+            &options,
+            &mut |_, _| (),
+        );
+        let error = written.unwrap_err().to_string();
+        assert!(error.contains("found sub-norms, expected none"), "{error}");
+    }
 }
 
 #[test]
