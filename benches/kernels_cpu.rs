@@ -120,7 +120,7 @@ fn check(
     let scale = vec![1.0; granularity.count(d_out, d_in)];
     let all = kernels();
     let [found, expected] = [kernel, *all.last().expect("scalar")].map(|kernel| {
-        let activations = Activations::quantize(kernel, x, d_in);
+        let activations = Activations::quantize(kernel, x, d_in, 127);
         let mut out = vec![0.0; x.len() / d_in * d_out];
         ternary_linear(
             kernel,
@@ -160,7 +160,7 @@ fn few(
     for (weights, part) in weights.chunks(weights.len().div_ceil(8)).zip(parts) {
         for words in weights {
             times.push(seconds(|| {
-                let activations = Activations::quantize(kernel, &x, d_in);
+                let activations = Activations::quantize(kernel, &x, d_in, 127);
                 ternary_linear(
                     kernel,
                     &activations,
@@ -205,7 +205,7 @@ fn many(
     let times = (0..repeats)
         .map(|_| {
             seconds(|| {
-                let activations = Activations::quantize(kernel, &x, d_in);
+                let activations = Activations::quantize(kernel, &x, d_in, 127);
                 ternary_linear(
                     kernel,
                     &activations,

@@ -16,7 +16,7 @@ use bitnet_kernels::cube::quantize::Layout;
 use bitnet_kernels::cube::{
     Capabilities, Operands, Problem, gemv, quantize, routine, tensor_cores,
 };
-use bitnet_kernels::quantize::absmax_int8;
+use bitnet_kernels::quantize::absmax;
 use bitnet_kernels::{Granularity, PackedTernary, Scale};
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, DeviceType, Distribution, FloatDType, Tensor};
@@ -175,11 +175,11 @@ impl Bench {
             .collect();
         x.chunks_exact_mut(problem.d_in)
             .for_each(|row| row[0] = 127.0);
-        let q = absmax_int8(&x, problem.d_in).values;
+        let q = absmax(&x, problem.d_in, 127).values;
         let x = self.client.create_from_slice(f32::as_bytes(&x));
         let f32 = ElemType::Float(FloatKind::F32);
         let dims = (problem.rows, problem.d_in);
-        let x = quantize::quantize(&self.client, &self.capabilities, x, dims, f32, layout);
+        let x = quantize::quantize(&self.client, &self.capabilities, x, dims, f32, layout, 127);
         let y = self.client.empty(problem.rows * problem.d_out * 4);
         (
             Operands {
@@ -397,7 +397,15 @@ impl Bench {
         let f32 = ElemType::Float(FloatKind::F32);
         let us = self.time(64, |_| {
             let (x, dims) = (x.clone(), (rows, d_in));
-            quantize::quantize(&self.client, &self.capabilities, x, dims, f32, Layout::Rows);
+            quantize::quantize(
+                &self.client,
+                &self.capabilities,
+                x,
+                dims,
+                f32,
+                Layout::Rows,
+                127,
+            );
         });
         self.report(
             "quantize",

@@ -163,6 +163,7 @@ fn a_packed_file_is_loaded_as_it_was_converted() {
     let folder = tempfile::tempdir().unwrap();
     for (number, overrides) in [
         ["--activations", "none"],
+        ["--activations", "int4"],
         ["--masters", "float"],
         ["--masters", "ternary"],
     ]
@@ -175,12 +176,12 @@ fn a_packed_file_is_loaded_as_it_was_converted() {
         assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
         let told = run_ids(&[&["-m", source.as_str()], &overrides[..]].concat());
         assert_eq!(ids(text(&path)), told, "{overrides:?}");
-        if number == 0 {
-            let exported = folder.path().join("exported");
+        if let Some(said) = [Value::Bool(false), 4.into()].get(number) {
+            let exported = folder.path().join(format!("exported{number}"));
             assert_eq!(convert(text(&path), &exported, &[]).code, Some(0));
             assert_eq!(
-                config(&exported)["bitnet_burn"]["quantize_activations"],
-                false
+                &config(&exported)["bitnet_burn"]["quantize_activations"],
+                said
             );
             let refused = convert(text(&path), &folder.path().join("x.gguf"), &[]);
             assert_eq!(refused.code, Some(1), "{refused:?}");

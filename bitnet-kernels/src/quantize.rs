@@ -2,18 +2,20 @@
 //!
 //! On host slices they are exact to the operation order of the reference implementation, ties to even and scales in
 //! reciprocal form included; on tensors they run through [`TernaryOps`](crate::TernaryOps). The kernels repeat the
-//! int8 formula in their own registers and are tested against [`absmax_int8`].
+//! formula for activations in their own registers and are tested against [`absmax`].
 
+use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
+use crate::ops::defaults;
 use crate::packing::check_dimensions;
 use crate::{Granularity, KernelError, PackedTernary, Scale};
 
 /// Floor of both scales: keeps rows and matrices of zeros finite.
 pub const EPSILON: f32 = 1e-5;
-/// Largest int8 magnitude of an activation.
+/// Largest magnitude of an int8 number with a scale of its own.
 pub const INT8_MAX: f32 = 127.0;
 
 /// How a float weight becomes ternary. The mean runs over the elements that share a scale.
@@ -32,23 +34,48 @@ pub enum ActivationQuantizer {
     /// Per token: `s = 127 / max(max|x|, 1e-5)`, `q = clamp(round(x·s), -128, 127)`; the product runs on integers.
     #[default]
     Int8,
+    /// Per token: `s = 7 / max(max|x|, 1e-5)`, `q = clamp(round(x·s), -8, 7)`; the product runs on integers.
+    ///
+    /// The formula of [`Int8`](Self::Int8) with another largest code, so that outliers are kept. BitNet a4.8
+    /// (arXiv 2411.04965) takes `s = √7 / mean|x|` instead, which cuts them off for finer steps near zero.
+    Int4,
     /// Nothing: float activations times ternary weights (A16).
     None,
 }
 
-/// Rows of int8 activations with their reciprocal scales.
+impl ActivationQuantizer {
+    /// The quantizer with codes of so many bits, if there is one: 8 and 4.
+    pub const fn from_bits(bits: u64) -> Option<Self> {
+        match bits {
+            8 => Some(Self::Int8),
+            4 => Some(Self::Int4),
+            _ => None,
+        }
+    }
+
+    /// The largest code `2^(bits-1) - 1`; the smallest is `-2^(bits-1)`. `None` if nothing is quantized.
+    pub const fn limit(self) -> Option<i8> {
+        match self {
+            Self::Int8 => Some(127),
+            Self::Int4 => Some(7),
+            Self::None => None,
+        }
+    }
+}
+
+/// Rows of quantized activations with their reciprocal scales.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Int8Rows {
     /// Quantized values, `[rows, d_in]`.
     pub values: Vec<i8>,
-    /// `s = 127 / max(max|x|, 1e-5)` of each row; 0 for a row with an infinity, NaN for a row with NaN.
+    /// `s = limit / max(max|x|, 1e-5)` of each row; 0 for a row with an infinity, NaN for a row with NaN.
     pub scale: Vec<f32>,
 }
 
-/// The reciprocal scale of one row: `127 / max(max|x|, 1e-5)`.
+/// The reciprocal scale of one row: `limit / max(max|x|, 1e-5)`, with the [largest code](ActivationQuantizer::limit).
 ///
 /// NaN wins over infinity and infinity over numbers, so a damaged row never gets an ordinary scale.
-pub fn absmax_scale(row: &[f32]) -> f32 {
+pub fn absmax_scale(row: &[f32], limit: i8) -> f32 {
     // The bit patterns of non-negative floats are ordered like the floats, with NaN above infinity.
     let largest = row
         .iter()
@@ -58,11 +85,12 @@ pub fn absmax_scale(row: &[f32]) -> f32 {
     if largest.is_nan() {
         f32::NAN
     } else {
-        INT8_MAX / largest.max(EPSILON)
+        f32::from(limit) / largest.max(EPSILON)
     }
 }
 
-/// Quantizes rows of `d_in` activations to int8, each with its own scale.
+/// Quantizes rows of `d_in` activations, each with its own scale, to codes up to `limit`, see
+/// [`ActivationQuantizer::limit`].
 ///
 /// A row that holds NaN or infinity gets zeros and a scale of NaN or 0: whatever divides by that scale, as the epilogue
 /// of a linear layer does, yields NaN for the whole row, as the float formula would.
@@ -70,20 +98,21 @@ pub fn absmax_scale(row: &[f32]) -> f32 {
 /// # Panics
 ///
 /// Panics if `d_in` is zero or does not divide the length of `x`.
-pub fn absmax_int8(x: &[f32], d_in: usize) -> Int8Rows {
+pub fn absmax(x: &[f32], d_in: usize, limit: i8) -> Int8Rows {
     assert!(
         d_in > 0 && x.len().is_multiple_of(d_in),
         "{} values are no rows of {d_in}",
         x.len()
     );
+    let most = f32::from(limit);
     let mut values = Vec::with_capacity(x.len());
     let mut scales = Vec::with_capacity(x.len() / d_in);
     for row in x.chunks_exact(d_in) {
-        let scale = absmax_scale(row);
+        let scale = absmax_scale(row, limit);
         let healthy = scale > 0.0;
         values.extend(row.iter().map(|&x| {
             if healthy {
-                (x * scale).round_ties_even().clamp(-128.0, 127.0) as i8
+                (x * scale).round_ties_even().clamp(-most - 1.0, most) as i8
             } else {
                 0
             }
@@ -217,12 +246,18 @@ fn ternarize_block(block: &[f32], quantizer: WeightQuantizer, trits: &mut Vec<i8
     }
 }
 
-/// `x̃ = q(x) / s`: the values that an int8 product sees of its input, in the dtype of `x`. Not differentiable.
+/// `x̃ = q(x) / s`: the values that a product sees of its input, in the dtype of `x`. Not differentiable.
 ///
 /// # Shapes
 ///
 /// - x: `[.., d_in]`, one scale per row of the last dimension
-pub fn fake_quantize<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let x = x.detach().into_dispatch();
-    Tensor::from_dispatch(crate::ops::defaults::fake_quantize::<burn::backend::Dispatch>(x))
+pub fn fake_quantize<const D: usize>(x: Tensor<D>, activations: ActivationQuantizer) -> Tensor<D> {
+    let x = x.detach();
+    let Some(limit) = activations.limit() else {
+        return x;
+    };
+    Tensor::from_dispatch(defaults::fake_quantize::<Dispatch>(
+        x.into_dispatch(),
+        limit,
+    ))
 }

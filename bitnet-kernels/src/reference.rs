@@ -7,10 +7,10 @@ use half::f16;
 
 use crate::{AttentionShape, CacheFormat, PackedTable, Scale, TableFormat};
 
-/// s = 127 / max(max|x|, 1e-5), q = clamp(round(x·s), -128, 127), ties to even.
+/// s = limit / max(max|x|, 1e-5), q = clamp(round(x·s), -limit - 1, limit), ties to even; the limit is 127 or 7.
 ///
 /// A row that holds NaN gets q = 0 and s = NaN; one that holds infinity, but no NaN, gets q = 0 and s = 0.
-pub fn quantize_row(x: &[f32]) -> (Vec<i8>, f32) {
+pub fn quantize_row(x: &[f32], limit: i8) -> (Vec<i8>, f32) {
     if x.iter().any(|value| value.is_nan()) {
         return (vec![0; x.len()], f32::NAN);
     }
@@ -18,18 +18,20 @@ pub fn quantize_row(x: &[f32]) -> (Vec<i8>, f32) {
         return (vec![0; x.len()], 0.0);
     }
     let amax = x.iter().fold(0.0f32, |amax, value| amax.max(value.abs()));
-    let s = 127.0 / amax.max(1e-5);
+    let limit = f32::from(limit);
+    let s = limit / amax.max(1e-5);
     (
         x.iter()
-            .map(|value| (value * s).round_ties_even().clamp(-128.0, 127.0) as i8)
+            .map(|value| (value * s).round_ties_even().clamp(-limit - 1.0, limit) as i8)
             .collect(),
         s,
     )
 }
 
 /// Rows of [`quantize_row`], one after the other: q `[rows, d_in]` and s `[rows]`.
-pub fn quantize(x: &[f32], d_in: usize) -> (Vec<i8>, Vec<f32>) {
-    let (q, s): (Vec<_>, Vec<_>) = x.chunks_exact(d_in).map(quantize_row).unzip();
+pub fn quantize(x: &[f32], d_in: usize, limit: i8) -> (Vec<i8>, Vec<f32>) {
+    let rows = x.chunks_exact(d_in);
+    let (q, s): (Vec<_>, Vec<_>) = rows.map(|row| quantize_row(row, limit)).unzip();
     (q.concat(), s)
 }
 
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_product_computed_by_hand() {
-        let (q, s) = quantize(&[1.27, -0.64, 0.0, 0.015], 4);
+        let (q, s) = quantize(&[1.27, -0.64, 0.0, 0.015], 4, 127);
         assert_eq!(
             (q.as_slice(), s[0]),
             ([127, -64, 0, 2].as_slice(), 127.0 / 1.27)
@@ -336,13 +338,19 @@ mod tests {
 
     #[test]
     fn ties_go_to_even_and_damaged_rows_are_marked() {
-        assert_eq!(
-            quantize_row(&[127.0, 0.5, 1.5, -2.5]),
-            (vec![127, 0, 2, -2], 1.0)
-        );
-        assert_eq!(quantize_row(&[1.0, f32::NEG_INFINITY]), (vec![0, 0], 0.0));
-        let (q, s) = quantize_row(&[f32::INFINITY, f32::NAN]);
-        assert!(q == [0, 0] && s.is_nan());
+        for limit in [127, 7] {
+            let most = f32::from(limit);
+            assert_eq!(
+                quantize_row(&[most, 0.5, 1.5, -2.5, -most], limit),
+                (vec![limit, 0, 2, -2, -limit], 1.0)
+            );
+            let (q, s) = quantize_row(&[0.0, 0.0], limit);
+            assert_eq!((q, s), (vec![0, 0], most / 1e-5));
+            let (q, s) = quantize_row(&[1.0, f32::NEG_INFINITY], limit);
+            assert_eq!((q, s), (vec![0, 0], 0.0));
+            let (q, s) = quantize_row(&[f32::INFINITY, f32::NAN], limit);
+            assert!(q == [0, 0] && s.is_nan());
+        }
         assert!(ternary_linear(&[0], &[0.0], &[1], &Scale::Tensor(1.0), 1)[0].is_nan());
     }
 

@@ -23,6 +23,12 @@ pub struct Verdict {
 /// (rows, d_out, d_in): one row, a few, many; tails in each dimension.
 const CASES: &[(usize, usize, usize)] = &[(1, 33, 200), (5, 17, 130), (40, 70, 320)];
 
+/// The quantizers of activations with their largest codes.
+const QUANTIZERS: [(ActivationQuantizer, i8); 2] = [
+    (ActivationQuantizer::Int8, 127),
+    (ActivationQuantizer::Int4, 7),
+];
+
 /// (seq, start): one query behind many positions, and a chunk of a prompt.
 const ATTENTION_CASES: &[(usize, usize)] = &[(1, 250), (40, 100)];
 
@@ -47,14 +53,17 @@ pub fn self_test(devices: &[Device]) -> Vec<Verdict> {
 }
 
 fn on_kernel(case: (usize, usize, usize), kernel: &dyn cpu::Kernel) -> Option<String> {
-    let (x, trits, expected) = known_answer(case);
     let (rows, d_out, d_in) = case;
-    let words = words::pack_rows(&trits, d_in);
-    let activations = cpu::Activations::quantize(kernel, &x, d_in);
-    let mut sums = vec![i32::MIN; rows * d_out];
-    cpu::ternary_sums(kernel, &activations, &words, d_out, &mut sums);
-    let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-    compare(case, &sums, &expected).or_else(|| {
+    let products = QUANTIZERS.into_iter().find_map(|(quantizer, limit)| {
+        let (x, trits, expected) = known_answer(case, limit);
+        let words = words::pack_rows(&trits, d_in);
+        let activations = cpu::Activations::quantize(kernel, &x, d_in, limit);
+        let mut sums = vec![i32::MIN; rows * d_out];
+        cpu::ternary_sums(kernel, &activations, &words, d_out, &mut sums);
+        let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+        compare(case, &sums, &expected).map(|failure| format!("{failure}, {quantizer:?}"))
+    });
+    products.or_else(|| {
         on_tables(case, |x, table| {
             let mut y = vec![f32::NAN; rows * d_out];
             cpu::table_linear(kernel, x, &table.view(), &mut y);
@@ -64,25 +73,27 @@ fn on_kernel(case: (usize, usize, usize), kernel: &dyn cpu::Kernel) -> Option<St
 }
 
 fn on_device(case: (usize, usize, usize), device: &Device) -> Option<String> {
-    let (x, trits, expected) = known_answer(case);
     let (rows, d_out, d_in) = case;
     let granularities = [
         Granularity::Tensor,
         Granularity::Row,
         Granularity::Group(64),
     ];
-    let product = granularities.into_iter().find_map(|granularity| {
+    let mut all = granularities
+        .into_iter()
+        .flat_map(|granularity| QUANTIZERS.map(|quantizer| (granularity, quantizer)));
+    let product = all.find_map(|(granularity, (quantizer, limit))| {
+        let (x, trits, expected) = known_answer(case, limit);
         let ones = vec![1.0; granularity.count(d_out, d_in)];
         let scale = Scale::from_values(granularity, ones);
         let packed = PackedTernary::from_trits(&trits, scale, d_out, d_in).expect("known answers");
         let weight = TernaryTensor::from_packed(packed, device);
-        let data = TensorData::new(x.clone(), [rows, d_in]);
+        let data = TensorData::new(x, [rows, d_in]);
         let x = Tensor::<2>::from_data(data, (device, DType::F32));
-        let y = ternary_linear(x, &weight, ActivationQuantizer::Int8).cast(FloatDType::F32);
+        let y = ternary_linear(x, &weight, quantizer).cast(FloatDType::F32);
         match y.into_data().try_to_vec::<f32>() {
-            Ok(y) => {
-                compare(case, &y, &expected).map(|failure| format!("{failure}, {granularity}"))
-            }
+            Ok(y) => compare(case, &y, &expected)
+                .map(|failure| format!("{failure}, {granularity}, {quantizer:?}")),
             Err(error) => Some(format!("no answer: {error:?}")),
         }
     });
@@ -102,7 +113,7 @@ fn on_tables(
     case: (usize, usize, usize),
     product: impl Fn(&[f32], PackedTable) -> Result<Vec<f32>, String>,
 ) -> Option<String> {
-    let (x, ..) = known_answer(case);
+    let (x, ..) = known_answer(case, 127);
     let (_, rows, columns) = case;
     TableFormat::ALL.into_iter().find_map(|format| {
         // The first number of a group or row is the extreme one, so that its scale is 1.
@@ -238,16 +249,20 @@ fn on_caches(attend: impl Fn(&AttentionCall) -> Result<Vec<f32>, String>) -> Opt
         .find_map(|(format, case)| answer(format, case))
 }
 
-/// Integer activations with a maximum of 127, so that their int8 scale is 1 and outputs are the sums themselves.
-fn known_answer((rows, d_out, d_in): (usize, usize, usize)) -> (Vec<f32>, Vec<i8>, Vec<f32>) {
-    let q = |i: usize| ((i * i + 7 * i) % 255) as i32 - 127;
+/// Integer activations with a maximum of `limit`, so that their scale is 1 and outputs are the sums themselves.
+fn known_answer(
+    (rows, d_out, d_in): (usize, usize, usize),
+    limit: i8,
+) -> (Vec<f32>, Vec<i8>, Vec<f32>) {
+    let most = limit as usize;
+    let q = |i: usize| ((i * i + 7 * i) % (2 * most + 1)) as i32 - most as i32;
     let mut x: Vec<f32> = (0..rows * d_in).map(|i| q(i) as f32).collect();
     x.chunks_exact_mut(d_in)
-        .for_each(|row| row[d_in / 2] = 127.0);
+        .for_each(|row| row[d_in / 2] = f32::from(limit));
     let trits: Vec<i8> = (0..d_out * d_in)
         .map(|i| ((i * i + i / 3) % 3) as i8 - 1)
         .collect();
-    let (q, _) = reference::quantize(&x, d_in);
+    let (q, _) = reference::quantize(&x, d_in, limit);
     let sums = reference::ternary_sums(&q, &trits, d_in);
     (x, trits, sums.into_iter().map(|sum| sum as f32).collect())
 }

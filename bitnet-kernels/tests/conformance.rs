@@ -1,14 +1,14 @@
 //! One suite over op x device x shape, against the oracle.
 //!
-//! Integer sums are compared with `==`: activations are integers with a maximum of 127, so the int8 scale is 1, and with
-//! unit weight scales the output *is* the sum. Float results have one tolerance, [`close`].
+//! Integer sums are compared with `==`: activations are integers with the largest code as maximum, so their scale is 1, and
+//! with unit weight scales the output *is* the sum. Float results have one tolerance, [`close`].
 
 #[path = "support/devices.rs"]
 mod devices;
 #[path = "support/random.rs"]
 mod random;
 
-use bitnet_kernels::quantize::{absmax_int8, fake_quantize};
+use bitnet_kernels::quantize::{absmax, fake_quantize};
 use bitnet_kernels::{
     ActivationQuantizer, Granularity, PackedTernary, Scale, TernaryTensor, WeightQuantizer,
     defaults, quantize, reference, ternarize, ternary_linear, ternary_linear_latent,
@@ -18,7 +18,10 @@ use devices::devices;
 use random::Random;
 
 const INT8: ActivationQuantizer = ActivationQuantizer::Int8;
+const INT4: ActivationQuantizer = ActivationQuantizer::Int4;
 const FLOAT: ActivationQuantizer = ActivationQuantizer::None;
+/// The quantizers with integer products, and their largest codes.
+const INTEGERS: [(ActivationQuantizer, i8); 2] = [(INT8, 127), (INT4, 7)];
 
 /// (rows, d_out, d_in): every dimension meets 1, 15, 16, 17, a block and its neighbours; both regimes of each kernel.
 const SHAPES: &[(usize, usize, usize)] = &[
@@ -131,10 +134,13 @@ fn weight(trits: &[i8], scale: Scale, d_out: usize, d_in: usize, device: &Device
 #[test]
 fn integer_sums_equal_the_oracle_on_every_device() {
     let mut random = Random(1);
-    for &(rows, d_out, d_in) in SHAPES {
+    let cases = SHAPES
+        .iter()
+        .flat_map(|shape| INTEGERS.map(|integers| (shape, integers)));
+    for (&(rows, d_out, d_in), (activations, limit)) in cases {
         let trits = random.trits(d_out * d_in);
-        let x = random.int8_rows(rows, d_in);
-        let (q, s) = reference::quantize(&x, d_in);
+        let x = random.integer_rows(rows, d_in, limit);
+        let (q, s) = reference::quantize(&x, d_in, limit);
         assert!(s.iter().all(|&s| s == 1.0));
         let sums: Vec<f32> = reference::ternary_sums(&q, &trits, d_in)
             .into_iter()
@@ -148,11 +154,11 @@ fn integer_sums_equal_the_oracle_on_every_device() {
                 let y = values(ternary_linear(
                     floats(&x, [rows, d_in], &device),
                     &weight,
-                    INT8,
+                    activations,
                 ));
                 assert!(
                     y == sums,
-                    "{name}: {rows} rows, {d_out} x {d_in}, {granularity}: {}",
+                    "{name}: {rows} rows, {d_out} x {d_in}, {granularity}, {activations:?}: {}",
                     first_difference(&y, &sums)
                 );
             }
@@ -182,8 +188,8 @@ fn integer_sums_of_real_layers_agree_on_every_device() {
         let trits = random.trits(d_out * d_in);
         let packed = PackedTernary::from_trits(&trits, Scale::Tensor(1.0), d_out, d_in).unwrap();
         for rows in [1, 2, 9] {
-            let x = random.int8_rows(rows, d_in);
-            let q = absmax_int8(&x, d_in).values;
+            let x = random.integer_rows(rows, d_in, 127);
+            let q = absmax(&x, d_in, 127).values;
             // The oracle on a sample of the weight rows; among the devices on all of them.
             let sample: Vec<usize> = (0..d_out).step_by(97).chain([d_out - 1]).collect();
             let mut first: Option<Vec<f32>> = None;
@@ -259,31 +265,33 @@ fn activation_scales_are_equal_on_every_device_bit_for_bit() {
     // One weight of +1 selects one quantized activation: y = q / s.
     let mut trits = vec![0i8; d_in * d_in];
     (0..d_in).for_each(|i| trits[i * d_in + i] = 1);
-    let quantized = absmax_int8(&x, d_in);
-    let expected: Vec<f32> = quantized
-        .values
-        .chunks_exact(d_in)
-        .zip(&quantized.scale)
-        .flat_map(|(q, s)| q.iter().map(move |&q| f32::from(q) / s))
-        .collect();
-    for (name, device) in devices() {
-        for chunk in [rows, 4] {
-            let weight = weight(&trits, Scale::Tensor(1.0), d_in, d_in, &device);
-            for start in (0..rows).step_by(chunk) {
-                let end = (start + chunk).min(rows);
-                let part = &x[start * d_in..end * d_in];
-                let y = values(ternary_linear(
-                    floats(part, [end - start, d_in], &device),
-                    &weight,
-                    INT8,
-                ));
-                for (i, (y, e)) in y.iter().zip(&expected[start * d_in..]).enumerate() {
-                    // q is at most 127: a wrong q would be off by 1/127 or more, the division by 1e-6.
-                    assert!(
-                        (y - e).abs() <= e.abs() * 1e-6,
-                        "{name}: row {}: {y} instead of {e}",
-                        start + i / d_in
-                    );
+    for (activations, limit) in INTEGERS {
+        let quantized = absmax(&x, d_in, limit);
+        let expected: Vec<f32> = quantized
+            .values
+            .chunks_exact(d_in)
+            .zip(&quantized.scale)
+            .flat_map(|(q, s)| q.iter().map(move |&q| f32::from(q) / s))
+            .collect();
+        for (name, device) in devices() {
+            for chunk in [rows, 4] {
+                let weight = weight(&trits, Scale::Tensor(1.0), d_in, d_in, &device);
+                for start in (0..rows).step_by(chunk) {
+                    let end = (start + chunk).min(rows);
+                    let part = &x[start * d_in..end * d_in];
+                    let y = values(ternary_linear(
+                        floats(part, [end - start, d_in], &device),
+                        &weight,
+                        activations,
+                    ));
+                    for (i, (y, e)) in y.iter().zip(&expected[start * d_in..]).enumerate() {
+                        // q is at most 127: a wrong q would be off by 1/127 or more, the division by 1e-6.
+                        assert!(
+                            (y - e).abs() <= e.abs() * 1e-6,
+                            "{name}, {activations:?}: row {}: {y} instead of {e}",
+                            start + i / d_in
+                        );
+                    }
                 }
             }
         }
@@ -291,25 +299,30 @@ fn activation_scales_are_equal_on_every_device_bit_for_bit() {
 }
 
 #[test]
-fn outputs_with_scales_agree_with_the_oracle_in_both_activation_modes() {
+fn outputs_with_scales_agree_with_the_oracle_in_every_activation_mode() {
     let mut random = Random(4);
     for &(rows, d_out, d_in) in SHAPES {
         let trits = random.trits(d_out * d_in);
         let x = random.floats(rows * d_in);
         for granularity in granularities(d_in) {
             let scale = scales(&mut random, granularity, d_out, d_in);
-            let (q, s) = reference::quantize(&x, d_in);
-            let int8 = reference::ternary_linear(&q, &s, &trits, &scale, d_in);
+            let integers = INTEGERS.map(|(activations, limit)| {
+                let (q, s) = reference::quantize(&x, d_in, limit);
+                let y = reference::ternary_linear(&q, &s, &trits, &scale, d_in);
+                (activations, y)
+            });
             let float = reference::ternary_linear_float(&x, &trits, &scale, d_in);
             for (name, device) in devices() {
                 let what = format!("{name}: {rows} rows, {d_out} x {d_in}, {granularity}");
                 let weight = weight(&trits, scale.clone(), d_out, d_in, &device);
                 let x = floats(&x, [rows, d_in], &device);
-                close(
-                    &what,
-                    &values(ternary_linear(x.clone(), &weight, INT8)),
-                    &int8,
-                );
+                for (activations, expected) in &integers {
+                    close(
+                        &format!("{what}, {activations:?}"),
+                        &values(ternary_linear(x.clone(), &weight, *activations)),
+                        expected,
+                    );
+                }
                 close(
                     &format!("{what}, A16"),
                     &values(ternary_linear(x, &weight, FLOAT)),
@@ -367,7 +380,7 @@ fn half_precision_inputs_are_widened_and_outputs_narrowed() {
             }
             let weight = weight(&trits, Scale::Tensor(0.7), d_out, d_in, &device);
             let half = floats(&x, [rows, d_in], &device).cast(FloatDType::from(dtype));
-            let (q, s) = reference::quantize(&values(half.clone()), d_in);
+            let (q, s) = reference::quantize(&values(half.clone()), d_in, 127);
             let expected = reference::ternary_linear(&q, &s, &trits, &Scale::Tensor(0.7), d_in);
             let y = ternary_linear(half, &weight, INT8);
             assert_eq!(y.dtype(), dtype);
@@ -396,17 +409,19 @@ fn a_damaged_row_is_nan_and_its_neighbours_are_not() {
                 d_in,
                 &device,
             );
-            let y = values(ternary_linear(
-                floats(&x, [rows, d_in], &device),
-                &weight,
-                INT8,
-            ));
-            for (i, y) in y.iter().enumerate() {
-                assert_eq!(
-                    y.is_nan(),
-                    i / d_out == 1,
-                    "{name}: {damage} gave {y} at {i}"
-                );
+            for (activations, _) in INTEGERS {
+                let y = values(ternary_linear(
+                    floats(&x, [rows, d_in], &device),
+                    &weight,
+                    activations,
+                ));
+                for (i, y) in y.iter().enumerate() {
+                    assert_eq!(
+                        y.is_nan(),
+                        i / d_out == 1,
+                        "{name}, {activations:?}: {damage} gave {y} at {i}"
+                    );
+                }
             }
         }
     }
@@ -444,40 +459,45 @@ fn latent_gradients_of_many_rows_are_sums_over_quantized_inputs() {
     let (rows, d_out, d_in) = (1024, 36, 44);
     let (x, dy) = (random.floats(rows * d_in), random.floats(rows * d_out));
     let latent = random.floats(d_out * d_in);
-    let mut expected = vec![0.0f64; d_out * d_in];
-    let q = absmax_int8(&x, d_in);
-    for row in 0..rows {
-        for n in 0..d_out {
-            for k in 0..d_in {
-                let seen = f32::from(q.values[row * d_in + k]) / q.scale[row];
-                expected[n * d_in + k] += f64::from(dy[row * d_out + n]) * f64::from(seen);
+    for (activations, limit) in INTEGERS {
+        let mut expected = vec![0.0f64; d_out * d_in];
+        let q = absmax(&x, d_in, limit);
+        for row in 0..rows {
+            for n in 0..d_out {
+                for k in 0..d_in {
+                    let seen = f32::from(q.values[row * d_in + k]) / q.scale[row];
+                    expected[n * d_in + k] += f64::from(dy[row * d_out + n]) * f64::from(seen);
+                }
             }
         }
-    }
-    let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
-    for (name, device) in devices() {
-        let device = device.autodiff();
-        let latent = floats(&latent, [d_out, d_in], &device).require_grad();
-        let packed = ternarize(
-            latent.clone(),
-            WeightQuantizer::AbsMean,
-            Granularity::Tensor,
-        );
-        let x = floats(&x, [rows, d_in], &device);
-        let y = ternary_linear_latent(x, latent.clone(), &packed, INT8);
-        let loss = (y * floats(&dy, [rows, d_out], &device)).sum();
-        let dw = values(
-            latent
-                .grad(&loss.backward())
-                .expect("the weight is tracked"),
-        );
-        // Matrix units may round operands to eleven bits (TF32).
-        let error = dw
-            .iter()
-            .zip(&expected)
-            .map(|(a, b)| (f64::from(*a) - b).abs());
-        let error = error.fold(0.0, f64::max);
-        assert!(error < 4e-3 * size, "{name}: {error} of {size}");
+        let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
+        for (name, device) in devices() {
+            let device = device.autodiff();
+            let latent = floats(&latent, [d_out, d_in], &device).require_grad();
+            let packed = ternarize(
+                latent.clone(),
+                WeightQuantizer::AbsMean,
+                Granularity::Tensor,
+            );
+            let x = floats(&x, [rows, d_in], &device);
+            let y = ternary_linear_latent(x, latent.clone(), &packed, activations);
+            let loss = (y * floats(&dy, [rows, d_out], &device)).sum();
+            let dw = values(
+                latent
+                    .grad(&loss.backward())
+                    .expect("the weight is tracked"),
+            );
+            // Matrix units may round operands to eleven bits (TF32).
+            let error = dw
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| (f64::from(*a) - b).abs());
+            let error = error.fold(0.0, f64::max);
+            assert!(
+                error < 4e-3 * size,
+                "{name}, {activations:?}: {error} of {size}"
+            );
+        }
     }
 }
 
@@ -523,7 +543,7 @@ fn latent_weights_get_the_straight_through_gradient() {
     );
     for (name, device) in devices() {
         let device = device.autodiff();
-        for activations in [INT8, FLOAT] {
+        for activations in [INT8, INT4, FLOAT] {
             let x = floats(&x, [2, rows / 2, d_in], &device).require_grad();
             let w = floats(&w, [d_out, d_in], &device).require_grad();
             let packed = ternarize(w.clone(), WeightQuantizer::AbsMean, Granularity::Tensor);
@@ -531,11 +551,7 @@ fn latent_weights_get_the_straight_through_gradient() {
             let loss = (y * floats(&dy, [2, rows / 2, d_out], &device)).sum();
             let grads = loss.backward();
             // The same with Burn's own operations: x + (x̃ - x).detach(), W + (W̃ - W).detach().
-            let seen = if activations == INT8 {
-                fake_quantize(x.clone())
-            } else {
-                x.clone().detach()
-            };
+            let seen = fake_quantize(x.clone(), activations);
             let plain_x = x.clone() + (seen - x.clone()).detach();
             let plain_w = w.clone() + (packed.dequantize() - w.clone()).detach();
             let plain = plain_x.matmul(plain_w.transpose().unsqueeze());
@@ -544,13 +560,13 @@ fn latent_weights_get_the_straight_through_gradient() {
                 .backward();
             close_to_burn(
                 name,
-                &format!("{name}: dx"),
+                &format!("{name}, {activations:?}: dx"),
                 &values(x.grad(&grads).unwrap()),
                 &values(x.grad(&plain).unwrap()),
             );
             close_to_burn(
                 name,
-                &format!("{name}: dW"),
+                &format!("{name}, {activations:?}: dW"),
                 &values(w.grad(&grads).unwrap()),
                 &values(w.grad(&plain).unwrap()),
             );
@@ -616,7 +632,7 @@ fn default_bodies_agree_with_the_kernels() {
     let mut random = Random(14);
     for &(rows, d_out, d_in) in &SHAPES[..12] {
         let trits = random.trits(d_out * d_in);
-        let x = random.int8_rows(rows, d_in);
+        let [int8, int4] = INTEGERS.map(|(_, limit)| random.integer_rows(rows, d_in, limit));
         let dy = random.floats(rows * d_out);
         for (name, device) in devices() {
             for granularity in granularities(d_in) {
@@ -626,13 +642,13 @@ fn default_bodies_agree_with_the_kernels() {
                 let weight = weight(&trits, ones, d_out, d_in, &device);
                 let (codes, scale) = weight.clone().into_parts();
                 let (codes, scale) = (codes.into_dispatch(), scale.into_dispatch());
-                for activations in [INT8, FLOAT] {
+                for (activations, x) in [(INT8, &int8), (INT4, &int4), (FLOAT, &int8)] {
                     let spec = TernarySpec {
                         d_in,
                         granularity,
                         activations,
                     };
-                    let x = floats(&x, [rows, d_in], &device);
+                    let x = floats(x, [rows, d_in], &device);
                     let kernel = values(ternary_linear(x.clone(), &weight, activations));
                     let x = x.into_dispatch();
                     let body =
@@ -641,7 +657,7 @@ fn default_bodies_agree_with_the_kernels() {
                     // Integers in f32: exact in any order, on each side.
                     assert!(
                         body == kernel,
-                        "{what}: {}",
+                        "{what}, {activations:?}: {}",
                         first_difference(&body, &kernel)
                     );
                 }

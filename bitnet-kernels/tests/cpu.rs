@@ -174,20 +174,22 @@ fn outputs_equal_the_reference_for_every_granularity() {
             for rows in [1, 7, 33] {
                 let (trits, x) = (random.trits(d_out * d_in), random.floats(rows * d_in));
                 let words = words::pack(&trits, d_out, d_in).unwrap();
-                let (q, s) = reference::quantize(&x, d_in);
-                for &granularity in GRANULARITIES {
-                    let scale = random.scale(granularity, d_out, d_in);
-                    let expected = reference::ternary_linear(&q, &s, &trits, &scale, d_in);
-                    for kernel in kernels() {
-                        let activations = Activations::quantize(kernel, &x, d_in);
-                        let y = linear(kernel, &activations, &words, d_out, &scale);
-                        assert_eq!(
-                            bits(&y),
-                            bits(&expected),
-                            "{} [{d_out}, {d_in}] {granularity}",
-                            kernel.name()
-                        );
-                        assert_eq!(bits(activations.scale()), bits(&s));
+                for limit in [127, 7] {
+                    let (q, s) = reference::quantize(&x, d_in, limit);
+                    for &granularity in GRANULARITIES {
+                        let scale = random.scale(granularity, d_out, d_in);
+                        let expected = reference::ternary_linear(&q, &s, &trits, &scale, d_in);
+                        for kernel in kernels() {
+                            let activations = Activations::quantize(kernel, &x, d_in, limit);
+                            let y = linear(kernel, &activations, &words, d_out, &scale);
+                            assert_eq!(
+                                bits(&y),
+                                bits(&expected),
+                                "{} [{d_out}, {d_in}] {granularity}, up to {limit}",
+                                kernel.name()
+                            );
+                            assert_eq!(bits(activations.scale()), bits(&s));
+                        }
                     }
                 }
             }
@@ -210,7 +212,7 @@ fn damaged_rows_give_nan_and_leave_the_others_alone() {
             let y = |x| {
                 linear(
                     kernel,
-                    &Activations::quantize(kernel, x, d_in),
+                    &Activations::quantize(kernel, x, d_in, 127),
                     &words,
                     d_out,
                     &scale,
@@ -295,7 +297,7 @@ fn the_number_of_threads_changes_no_bit() {
                     set_threads(threads);
                     linear(
                         kernel,
-                        &Activations::quantize(kernel, &x, d_in),
+                        &Activations::quantize(kernel, &x, d_in, 127),
                         &words,
                         d_out,
                         &scale,
@@ -341,7 +343,7 @@ fn no_rows_give_no_output() {
         let words = words::pack(&[1; 40], 4, 10).unwrap();
         for granularity in [Granularity::Tensor, Granularity::Group(32)] {
             let scale = vec![1.0; granularity.count(4, 10)];
-            let activations = Activations::quantize(kernel, &[], 10);
+            let activations = Activations::quantize(kernel, &[], 10, 127);
             ternary_linear(
                 kernel,
                 &activations,

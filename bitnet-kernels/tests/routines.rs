@@ -42,8 +42,8 @@ fn integer_sums_of_every_routine_equal_the_oracle() {
         eprintln!("{name}: {capabilities:?}");
         for &(rows, d_out, d_in) in SHAPES {
             let trits = random.trits(d_out * d_in);
-            let x = random.int8_rows(rows, d_in);
-            let (q, _) = reference::quantize(&x, d_in);
+            let x = random.integer_rows(rows, d_in, 127);
+            let (q, _) = reference::quantize(&x, d_in, 127);
             let x = client.create_from_slice(f32::as_bytes(&x));
             let granularities = [
                 Granularity::Tensor,
@@ -78,6 +78,7 @@ fn integer_sums_of_every_routine_equal_the_oracle() {
                         dims,
                         F32,
                         routine.layout,
+                        127,
                     );
                     let operands = Operands {
                         x,

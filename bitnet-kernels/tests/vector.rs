@@ -179,7 +179,11 @@ fn products_that_share_an_input_are_those_that_do_not() {
         });
         for rows in [1, 9] {
             let x = tensor(&random.floats(rows * d_in), [rows, d_in], &device);
-            for activations in [ActivationQuantizer::Int8, ActivationQuantizer::None] {
+            for activations in [
+                ActivationQuantizer::Int8,
+                ActivationQuantizer::Int4,
+                ActivationQuantizer::None,
+            ] {
                 let alone = weights
                     .each_ref()
                     .map(|weight| values(ternary_linear(x.clone(), weight, activations)));

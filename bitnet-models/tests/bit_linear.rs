@@ -73,13 +73,17 @@ fn configurations() -> impl Iterator<Item = BitLinearConfig> {
         Granularity::Group(32),
     ];
     let quantizers = [WeightQuantizer::AbsMean, WeightQuantizer::Sign];
-    let activations = [ActivationQuantizer::Int8, ActivationQuantizer::None];
-    (0..shapes.len() * 12).map(move |i| {
+    let activations = [
+        ActivationQuantizer::Int8,
+        ActivationQuantizer::Int4,
+        ActivationQuantizer::None,
+    ];
+    (0..shapes.len() * 18).map(move |i| {
         let (d_in, d_out) = shapes[i % shapes.len()];
         BitLinearConfig::new(d_in, d_out)
             .with_granularity(granularities[i % 3])
             .with_weight_quantizer(quantizers[i / 3 % 2])
-            .with_activations(activations[i / 6 % 2])
+            .with_activations(activations[i / 6 % 3])
             .with_bias(i % 2 == 0)
             .with_norm(i % 5 < 2)
     })
@@ -248,10 +252,7 @@ fn dense(layer: &BitLinear, x: Tensor<2>, lambda: f64) -> Tensor<2> {
         Some(norm) => rms_norm(norm, x),
         None => x,
     };
-    let x = match layer.activations {
-        ActivationQuantizer::Int8 => ste(x.clone(), fake_quantize(x)),
-        ActivationQuantizer::None => x,
-    };
+    let x = ste(x.clone(), fake_quantize(x, layer.activations));
     let latent = layer.latent().expect("a latent layer").val();
     let weight = ste(latent, layer.weight().dequantize());
     let y = x.matmul(weight.transpose());

@@ -192,12 +192,14 @@ fn read(folder: &Path) -> (bool, ActivationQuantizer) {
 
 #[test]
 fn every_folder_is_read_as_it_was_written() {
-    use ActivationQuantizer::{Int8, None};
+    use ActivationQuantizer::{Int4, Int8, None};
     for source in folders() {
         for (variant, activations, expected) in [
             (Variant::Packed, Int8, (true, Int8)),
+            (Variant::Packed, Int4, (true, Int4)),
             (Variant::Packed, None, (true, None)),
             (Variant::Master, Int8, (true, Int8)),
+            (Variant::Master, Int4, (true, Int4)),
             (Variant::Master, None, (true, None)),
             (Variant::Dequantized(FloatKind::F32), Int8, (false, None)),
         ] {

@@ -548,20 +548,40 @@ fn a_matrix_whose_rows_do_not_fill_its_bytes_reads_by_the_shape_that_is_asked_fo
     assert!(checkpoint.matrix(UP, 5, 8).is_err());
 }
 
+/// What reading a small Llama's configuration with these values says.
+fn refusal(epsilon: &str, more: &str) -> String {
+    let config = format!(
+        r#"{{"architectures":["LlamaForCausalLM"],"hidden_act":"silu","hidden_size":8,"intermediate_size":8,
+        "num_hidden_layers":1,"num_attention_heads":2,"vocab_size":2,"rms_norm_eps":{epsilon}{more}}}"#
+    );
+    let folder = write(&with(&[("config.json", config.as_bytes())]));
+    let checkpoint = weights::open(folder.path()).expect("a whole folder");
+    let error = architectures::read(checkpoint.as_ref(), Overrides::default());
+    error.expect_err("a bad configuration").to_string()
+}
+
 #[test]
 fn an_epsilon_that_is_no_small_number_is_refused() {
     for epsilon in ["0", "0e-6", "-1e-6", "1e-60", "1e60"] {
-        let config = format!(
-            r#"{{"architectures":["LlamaForCausalLM"],"hidden_act":"silu","hidden_size":8,"intermediate_size":8,
-            "num_hidden_layers":1,"num_attention_heads":2,"vocab_size":2,"rms_norm_eps":{epsilon}}}"#
-        );
-        let folder = write(&with(&[("config.json", config.as_bytes())]));
-        let checkpoint = weights::open(folder.path()).unwrap();
-        let error = architectures::read(checkpoint.as_ref(), Overrides::default());
-        let error = error.unwrap_err().to_string();
+        let error = refusal(epsilon, "");
         let words = "config key `rms_norm_eps`: found";
         assert!(
             error.contains(words) && error.contains("a number above 0"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn activations_that_no_quantizer_makes_are_refused() {
+    for bits in ["5", "-4", "4.5", "\"int4\"", "[4]"] {
+        let error = refusal(
+            "1e-6",
+            &format!(r#","bitnet_burn":{{"quantize_activations":{bits}}}"#),
+        );
+        let words = format!("config key `bitnet_burn.quantize_activations`: found {bits}");
+        assert!(
+            error.contains(&words) && error.contains("the bits 8 or 4"),
             "{error}"
         );
     }

@@ -15,7 +15,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bitnet_models::weights::{self, Checkpoint, ExportOptions, Slot, Variant};
+use bitnet_models::decoder::DecoderConfig;
+use bitnet_models::weights::{self, Checkpoint, ExportOptions, Variant};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -91,18 +92,19 @@ impl State {
 pub fn save(
     folder: &Path,
     masters: &Masters,
-    slots: &[Slot],
+    decoder: &DecoderConfig,
     optimizer: &Optimizer,
     recipe: &str,
     state: &State,
 ) -> Result<(), TrainError> {
     let partial = beside(folder, "partial");
     remove(&partial)?;
+    let options = ExportOptions::new(Variant::Master).with_activations(decoder.activations);
     weights::export(
         masters,
-        slots,
+        &decoder.slots(),
         &partial,
-        &ExportOptions::new(Variant::Master),
+        &options,
         &mut |_, _| (),
     )?;
     let training = partial.join(TRAINING);

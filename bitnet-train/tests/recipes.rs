@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use bitnet_kernels::ActivationQuantizer;
 use bitnet_models::Model;
 use bitnet_models::decoder::{Decoder, LoadOptions};
 use bitnet_models::weights;
@@ -176,26 +177,41 @@ fn a_loss_that_falls_no_more_ends_the_run_early() {
 }
 
 #[test]
-fn the_packed_model_computes_what_the_trained_one_does() {
-    let place = Place::new();
-    place.train(&[], false).unwrap();
-    let (device, best) = (Device::flex(), place.output(qat::BEST));
-    let latent = trainable(&*weights::open(&best).unwrap(), &device).unwrap();
-    let options = LoadOptions::exact();
-    let packed = Model::load_with(place.output(qat::PACKED), &device, &options, &mut |_, _| ());
-    let (packed, ids) = (
-        packed.unwrap(),
-        Tensor::<2, Int>::from_data([[5, 9, 2, 250, 17, 33, 1]], &device),
-    );
-    let both = |of: fn(&Decoder, Tensor<2, Int>) -> Tensor<3>| -> [Vec<f32>; 2] {
-        [packed.decoder(), &latent].map(|model| of(model, ids.clone()).into_data().iter().collect())
-    };
-    let [found, expected] = both(Decoder::hidden);
-    assert!(found == expected, "hidden states differ");
-    // The head is a dense product, whose sums the packed model adds in another order.
-    let [found, expected] = both(Decoder::forward);
-    let differences = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-    assert!(differences.fold(0.0, f32::max) < 1e-5);
+fn the_packed_model_computes_what_the_trained_one_does_with_8_bits_and_with_4() {
+    for (setting, activations) in [
+        ("model.activation_bits=8", ActivationQuantizer::Int8),
+        ("model.activation_bits=4", ActivationQuantizer::Int4),
+    ] {
+        let place = Place::new();
+        place.train(&[setting], false).unwrap();
+        let rows = place.rows();
+        assert!(rows[5].loss < rows[0].loss, "{setting}");
+        let broken = Place::new();
+        broken.train_until(&[setting], false, 4).unwrap();
+        broken.train(&[setting], true).unwrap();
+        assert_eq!(broken.rows(), rows, "{setting}");
+        let (device, best) = (Device::flex(), place.output(qat::BEST));
+        let latent = trainable(&*weights::open(&best).unwrap(), &device).unwrap();
+        let options = LoadOptions::exact();
+        let packed = Model::load_with(place.output(qat::PACKED), &device, &options, &mut |_, _| ());
+        let (packed, ids) = (
+            packed.unwrap(),
+            Tensor::<2, Int>::from_data([[5, 9, 2, 250, 17, 33, 1]], &device),
+        );
+        for decoder in [packed.decoder(), &latent] {
+            assert_eq!(decoder.config().activations, activations);
+        }
+        let both = |of: fn(&Decoder, Tensor<2, Int>) -> Tensor<3>| -> [Vec<f32>; 2] {
+            [packed.decoder(), &latent]
+                .map(|model| of(model, ids.clone()).into_data().iter().collect())
+        };
+        let [found, expected] = both(Decoder::hidden);
+        assert!(found == expected, "{setting}: hidden states differ");
+        // The head is a dense product, whose sums the packed model adds in another order.
+        let [found, expected] = both(Decoder::forward);
+        let differences = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        assert!(differences.fold(0.0, f32::max) < 1e-5, "{setting}");
+    }
 }
 
 #[test]
@@ -229,6 +245,11 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("optimizer.momentum=0.9", "optimizer", "`momentum`"),
         ("model.n_heads=3", "model.n_heads", "found 3"),
         ("model.dropout=1", "model.dropout", "0 to below 1"),
+        (
+            "model.activation_bits=5",
+            "model.activation_bits",
+            "found 5, expected 8 or 4",
+        ),
         (
             "batch.length=64",
             "batch.length",

@@ -40,7 +40,7 @@ pub(crate) struct ReadArgs {
     /// checkpoint
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub(crate) masters: Masters,
-    /// What happens to the inputs of projections: int8, none; `auto` believes the checkpoint
+    /// What happens to the inputs of projections: int8, int4, none; `auto` believes the checkpoint
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub(crate) activations: Activations,
 }
@@ -69,6 +69,7 @@ pub(crate) enum Masters {
 pub(crate) enum Activations {
     Auto,
     Int8,
+    Int4,
     None,
 }
 
@@ -96,6 +97,7 @@ impl ReadArgs {
             activations: match self.activations {
                 Activations::Auto => None,
                 Activations::Int8 => Some(ActivationQuantizer::Int8),
+                Activations::Int4 => Some(ActivationQuantizer::Int4),
                 Activations::None => Some(ActivationQuantizer::None),
             },
         }

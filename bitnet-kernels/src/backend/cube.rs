@@ -15,9 +15,7 @@ use crate::cube::{self, Problem};
 use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, block_means, forward_shape, rows};
 use crate::packing::words::words_per_row;
-use crate::{
-    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer,
-};
+use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
 
 impl TernaryOps for CubeBackend {
     fn ternary_linear(
@@ -26,10 +24,10 @@ impl TernaryOps for CubeBackend {
         scale: FloatTensor<Self>,
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
-        if spec.activations == ActivationQuantizer::None {
+        let Some(limit) = spec.activations.limit() else {
             let shape = forward_shape(&x.shape(), &codes.shape());
             return float_product(x, codes, scale, spec, shape, Direction::Forward);
-        }
+        };
         let (x, codes, scale) = (
             into_contiguous(x),
             into_contiguous(codes),
@@ -47,6 +45,7 @@ impl TernaryOps for CubeBackend {
         cube::ternary_linear(
             &y.client,
             &problem,
+            limit,
             x.handle,
             codes.handle,
             scale.handle,
@@ -78,9 +77,9 @@ impl TernaryOps for CubeBackend {
     ) -> FloatTensor<Self> {
         let (count, d_out) = (rows(&dy.shape()), dy.shape()[dy.shape().num_dims() - 1]);
         let x = into_contiguous(x);
-        let seen = match spec.activations {
-            ActivationQuantizer::Int8 => fake_quantize(&x, count, spec.d_in),
-            ActivationQuantizer::None => x,
+        let seen = match spec.activations.limit() {
+            Some(limit) => fake_quantize(&x, (count, spec.d_in), limit),
+            None => x,
         };
         // Few tiles with long sums would leave most multiprocessors idle: parts of the rows are summed side by side.
         let tiles = d_out.div_ceil(TILE) * spec.d_in.div_ceil(TILE);
@@ -136,8 +135,8 @@ const TILES: usize = 256;
 /// Rows that a part of a sum has at least.
 const SHORTEST: usize = 256;
 
-/// What a product sees of `x`, whose shape has `rows` rows of `d_in`.
-fn fake_quantize(x: &CubeTensor, rows: usize, d_in: usize) -> CubeTensor {
+/// What a product with codes up to `limit` sees of `x`, whose shape has `rows` rows of `d_in`.
+fn fake_quantize(x: &CubeTensor, (rows, d_in): (usize, usize), limit: i8) -> CubeTensor {
     let seen = empty_like(x, x.shape(), x.dtype);
     let device = cube::Capabilities::of(&x.client);
     let dtype = dtype_to_storage_type(x.dtype);
@@ -148,6 +147,7 @@ fn fake_quantize(x: &CubeTensor, rows: usize, d_in: usize) -> CubeTensor {
         &seen.handle,
         (rows, d_in),
         dtype,
+        limit,
     );
     seen
 }

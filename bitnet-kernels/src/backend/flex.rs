@@ -10,10 +10,7 @@ use super::slices;
 use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, forward_shape, rows};
 use crate::packing::words::words_per_row;
-use crate::{
-    ActivationQuantizer, Granularity, TableOps, TableSpec, TernaryOps, TernarySpec,
-    WeightQuantizer, cpu,
-};
+use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer, cpu};
 
 impl TernaryOps for Flex {
     fn ternary_linear(
@@ -86,14 +83,14 @@ impl TernaryOps for Flex {
     ) -> FloatTensor<Self> {
         let (dtype, count) = (x.dtype(), rows(&x.shape()));
         let d_out = dy.shape()[dy.shape().num_dims() - 1];
-        let seen = match spec.activations {
-            ActivationQuantizer::Int8 => {
+        let seen = match spec.activations.limit() {
+            Some(limit) => {
                 let x = floats(x);
                 let mut seen = vec![0.0; count * spec.d_in];
-                cpu::fake_quantize(cpu::kernel(), slice(&x), spec.d_in, &mut seen);
+                cpu::fake_quantize(cpu::kernel(), slice(&x), spec.d_in, limit, &mut seen);
                 tensor(seen, Shape::new([count, spec.d_in]), dtype)
             }
-            ActivationQuantizer::None => Self::float_reshape(x, Shape::new([count, spec.d_in])),
+            None => Self::float_reshape(x, Shape::new([count, spec.d_in])),
         };
         let dy = Self::float_reshape(dy, Shape::new([count, d_out]));
         Self::float_matmul(Self::float_transpose(dy), seen)

@@ -2,7 +2,7 @@
 
 use crate::packing::words;
 use crate::quantize::{WeightQuantizer, ternarize_unchecked};
-use crate::{ActivationQuantizer, Granularity, TableSpec, TableView, TernarySpec, cpu};
+use crate::{Granularity, TableSpec, TableView, TernarySpec, cpu};
 
 /// A packed weight.
 pub(super) struct Weight<'a> {
@@ -30,11 +30,13 @@ pub(super) fn ternary_linear(
     y
 }
 
-/// One input with several weights of one width: it is quantized once.
+/// One input with several weights of one width and one quantizer of activations: it is quantized once.
 pub(super) fn ternary_linears<const N: usize>(
     x: &[f32],
     weights: &[Weight<'_>; N],
 ) -> [Vec<f32>; N] {
+    let same = |weight: &Weight<'_>| weight.spec.activations == weights[0].spec.activations;
+    assert!(weights.iter().all(same), "one input is quantized one way");
     let kernel = cpu::kernel();
     let mut quantized = None;
     let product = |weight: &Weight<'_>| {
@@ -45,13 +47,13 @@ pub(super) fn ternary_linears<const N: usize>(
             spec,
         } = *weight;
         let mut y = vec![0.0; x.len() / spec.d_in * d_out];
-        match spec.activations {
-            ActivationQuantizer::Int8 => {
+        match spec.activations.limit() {
+            Some(limit) => {
                 let x = quantized
-                    .get_or_insert_with(|| cpu::Activations::quantize(kernel, x, spec.d_in));
+                    .get_or_insert_with(|| cpu::Activations::quantize(kernel, x, spec.d_in, limit));
                 cpu::ternary_linear(kernel, x, codes, d_out, spec.granularity, scale, &mut y);
             }
-            ActivationQuantizer::None => {
+            None => {
                 let TernarySpec {
                     d_in, granularity, ..
                 } = spec;

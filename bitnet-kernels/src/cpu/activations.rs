@@ -1,7 +1,8 @@
-//! int8 rows of activations, in the order a kernel reads them.
+//! Quantized rows of activations, in the order a kernel reads them.
 //!
-//! Per row: amax = max|x|, s = 127 / max(amax, 1e-5), q = clamp(round(x·s), -128, 127), ties to even, in f32 and in this
-//! order of operations (arXiv 2402.17764, section 2; `reference::quantize_row` says the same in plain words).
+//! Per row: amax = max|x|, s = limit / max(amax, 1e-5), q = clamp(round(x·s), -limit - 1, limit), ties to even, in f32 and in
+//! this order of operations (arXiv 2402.17764, section 2; `reference::quantize_row` says the same in plain words). Codes
+//! of fewer than 8 bits are int8 numbers, too.
 //! A row is padded with zeros to whole blocks of the kernel, so that any code that stands beside them adds nothing. Rows
 //! for panels stay in their natural order, which is that of a kernel with one lane.
 
@@ -18,7 +19,7 @@ const ALIGN: usize = 64;
 /// Columns that stay together: the columns 4i..4i+3 of a word.
 const QUAD: usize = 4;
 
-/// int8 activations `[rows, d_in]`, with a scale and a sum for each row.
+/// Quantized activations `[rows, d_in]`, with a scale and a sum for each row.
 #[derive(Debug)]
 pub struct Activations {
     values: Vec<i8>, // [start + rows · stride]
@@ -31,7 +32,7 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Quantizes float rows.
+    /// Quantizes float rows to codes up to `limit`, see [`ActivationQuantizer::limit`](crate::ActivationQuantizer::limit).
     ///
     /// A row that holds NaN or infinity gets q = 0 and the scale NaN or 0, so that all its outputs are NaN.
     ///
@@ -42,13 +43,14 @@ impl Activations {
     /// # Panics
     ///
     /// Panics if `x` is no whole number of rows.
-    pub fn quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize) -> Self {
+    pub fn quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize, limit: i8) -> Self {
+        let most = f32::from(limit);
         Self::build(kernel, x.len(), d_in, |row, lanes, packed| {
             let row = &x[row * d_in..][..d_in];
-            let scale = row_scale(row);
+            let scale = row_scale(row, most);
             // Only finite rows may reach the conversion; the others keep their zeros.
             let sum = if scale.is_normal() {
-                arrange(row, lanes, packed, |value| quantize(value, scale))
+                arrange(row, lanes, packed, |value| quantize(value, scale, most))
             } else {
                 0
             };
@@ -163,13 +165,15 @@ impl Activations {
     }
 }
 
-/// What a product sees of its input: q / s for each number of the rows `x [rows, d_in]`; NaN in rows that hold NaN or infinity.
+/// What a product with codes up to `limit` sees of its input: q / s for each number of the rows `x [rows, d_in]`; NaN in
+/// rows that hold NaN or infinity.
 ///
 /// # Panics
 ///
 /// Panics if `x` is no whole number of rows, or `seen` has another length.
-pub fn fake_quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize, seen: &mut [f32]) {
+pub fn fake_quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize, limit: i8, seen: &mut [f32]) {
     assert!(x.len().is_multiple_of(d_in) && x.len() == seen.len());
+    let most = f32::from(limit);
     let share = (x.len() / d_in)
         .div_ceil(threads::tasks(8 * x.len()))
         .max(1);
@@ -177,21 +181,21 @@ pub fn fake_quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize, seen: &mut [f3
     threads::run(jobs.collect(), |(x, seen): (&[f32], &mut [f32])| {
         for (x, seen) in x.chunks_exact(d_in).zip(seen.chunks_exact_mut(d_in)) {
             compiled(kernel, || {
-                let scale = row_scale(x);
+                let scale = row_scale(x, most);
                 if !scale.is_normal() {
                     return seen.fill(f32::NAN);
                 }
                 for (seen, x) in seen.iter_mut().zip(x) {
-                    *seen = ((x * scale).clamp(-128.0, 127.0) + ROUND - ROUND) / scale;
+                    *seen = (bounded(x * scale, most) + ROUND - ROUND) / scale;
                 }
             });
         }
     });
 }
 
-/// 127 / max(max|x|, 1e-5); NaN if the row holds NaN, else 0 if it holds infinity.
+/// most / max(max|x|, 1e-5); NaN if the row holds NaN, else 0 if it holds infinity.
 #[inline(always)]
-fn row_scale(row: &[f32]) -> f32 {
+fn row_scale(row: &[f32], most: f32) -> f32 {
     // Without their sign, floats order like their bits, infinity above all numbers and NaN above infinity.
     let amax = row.iter().fold(0, |amax: u32, value| {
         amax.max(value.to_bits() & 0x7fff_ffff)
@@ -200,14 +204,23 @@ fn row_scale(row: &[f32]) -> f32 {
     if amax.is_nan() {
         f32::NAN
     } else {
-        127.0 / amax.max(EPSILON)
+        most / amax.max(EPSILON)
     }
 }
 
 /// Clamps first and rounds then, which is the same since both bounds are integers.
 #[inline(always)]
-fn quantize(value: f32, scale: f32) -> i8 {
-    ((value * scale).clamp(-128.0, 127.0) + ROUND).to_bits() as i8
+fn quantize(value: f32, scale: f32, most: f32) -> i8 {
+    (bounded(value * scale, most) + ROUND).to_bits() as i8
+}
+
+/// `value`, which is not NaN, kept in -most - 1 ..= most. Two instructions: `clamp` would prove its bounds first, and `max`
+/// and `min` would look for NaN.
+#[inline(always)]
+fn bounded(value: f32, most: f32) -> f32 {
+    let least = -most - 1.0;
+    let value = if value < least { least } else { value };
+    if value > most { most } else { value }
 }
 
 /// Writes a row in the order for kernels of `lanes`, and returns its sum.
@@ -273,7 +286,7 @@ mod tests {
             let mut x = vec![0.0; 70];
             x[..8].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5, -127.0]);
             x[69] = 3.0;
-            let activations = Activations::quantize(kernel, &x, 70);
+            let activations = Activations::quantize(kernel, &x, 70, 127);
             let q = natural(&activations, 0);
             assert_eq!(q[..8], [127, 0, 2, 2, 0, -2, -126, -127]);
             assert_eq!(q[69], 3);
@@ -299,7 +312,7 @@ mod tests {
             f32::NEG_INFINITY,
             f32::NAN,
         ];
-        let activations = Activations::quantize(kernel, &x, 2);
+        let activations = Activations::quantize(kernel, &x, 2, 127);
         assert_eq!(natural(&activations, 0)[..2], [38, 0]);
         assert_eq!(activations.scale()[1], 127.0 / 1e-5);
         assert_eq!(activations.scale()[2], 0.0);

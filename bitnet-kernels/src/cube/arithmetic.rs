@@ -2,26 +2,21 @@
 
 use cubecl::prelude::*;
 
-/// 24-bit significand and exponent of 127 = 0xFE0000 · 2^(6-23), the numerator of an activation scale.
-const SIGNIFICAND_127: u32 = 0x00FE_0000;
-const EXPONENT_127: i32 = 6;
-/// The same of 1, the numerator of a weight scale.
-const SIGNIFICAND_1: u32 = 0x0080_0000;
-const EXPONENT_1: i32 = 0;
-
 /// Bits of positive infinity; larger bit patterns of non-negative floats are NaN.
 pub(crate) const INFINITY_BITS: u32 = 0x7F80_0000;
 
-/// `127 / d`, correctly rounded, for a normal `d` of at least 1e-5.
+/// `n / d`, correctly rounded, for an `n` from 1 to below 2^24 and a normal `d` of at least 1e-5 with a normal quotient:
+/// of 1 up to a `d` of 2^126, of 4 and more up to the largest float.
 #[cube]
-pub(crate) fn quotient_of_127(d: f32) -> f32 {
-    exact_quotient(f32::new(127.0_f32) / d, d, SIGNIFICAND_127, EXPONENT_127)
-}
-
-/// `1 / d`, correctly rounded, for a normal `d` from 1e-5 to 2^126.
-#[cube]
-pub(crate) fn quotient_of_1(d: f32) -> f32 {
-    exact_quotient(f32::new(1.0_f32) / d, d, SIGNIFICAND_1, EXPONENT_1)
+pub(crate) fn quotient(#[comptime] n: u32, d: f32) -> f32 {
+    // n = significand · 2^(exponent - 23), with the 24 bits of a float's significand.
+    let exponent = comptime!(n.ilog2());
+    exact_quotient(
+        f32::new(comptime!(n as f32)) / d,
+        d,
+        comptime!(n << (23 - exponent)),
+        comptime!(exponent as i32),
+    )
 }
 
 /// Corrects an approximate quotient `n / d` to the nearest float, as the CPU's division gives it.

@@ -28,7 +28,7 @@ use cubecl::server::Handle;
 use crate::Granularity;
 use crate::packing::words::words_per_row;
 
-/// The facts of one product `[rows, d_in] · [d_out, d_in]ᵀ` of int8 activations and ternary weights.
+/// The facts of one product `[rows, d_in] · [d_out, d_in]ᵀ` of quantized activations and ternary weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Rows of activations (tokens).
@@ -145,7 +145,8 @@ pub fn routine(problem: &Problem, device: &Capabilities) -> &'static Routine {
         .expect("the portable GEMM takes any problem")
 }
 
-/// Quantizes `x [rows, d_in]` and multiplies with the best routine: the whole of a W1.58A8 layer.
+/// Quantizes `x [rows, d_in]` to codes up to `limit` and multiplies with the best routine: the whole of a layer with
+/// quantized activations.
 ///
 /// # Panics
 ///
@@ -153,6 +154,7 @@ pub fn routine(problem: &Problem, device: &Capabilities) -> &'static Routine {
 pub fn ternary_linear(
     client: &Client,
     problem: &Problem,
+    limit: i8,
     x: Handle,
     codes: Handle,
     scale: Handle,
@@ -167,6 +169,7 @@ pub fn ternary_linear(
         (problem.rows, problem.d_in),
         problem.output,
         routine.layout,
+        limit,
     );
     (routine.launch)(client, problem, &device, &Operands { x, codes, scale, y });
 }

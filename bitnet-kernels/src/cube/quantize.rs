@@ -1,7 +1,7 @@
-//! Activations to int8 on the device: one cube per row.
+//! Activations to integers on the device: one cube per row.
 //!
-//! `s = 127 / max(max|x|, 1e-5)`, `q = clamp(round(x·s), -128, 127)`, bit for bit as
-//! [`quantize::absmax_int8`](crate::quantize::absmax_int8): the maximum runs over bit patterns, so NaN wins, and the
+//! `s = limit / max(max|x|, 1e-5)`, `q = clamp(round(x·s), -limit - 1, limit)`, bit for bit as
+//! [`quantize::absmax`](crate::quantize::absmax): the maximum runs over bit patterns, so NaN wins, and the
 //! quotient is correctly rounded on every device. Also sums each row, since kernels multiply codes 0, 1, 2.
 
 use cubecl::client::Client;
@@ -9,7 +9,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::arithmetic::{INFINITY_BITS, quotient_of_127};
+use super::arithmetic::{INFINITY_BITS, quotient};
 use super::{Capabilities, buffer, cube_count};
 use crate::packing::words::words_per_row;
 
@@ -45,7 +45,7 @@ impl Int8Rows {
     }
 }
 
-/// Quantizes `x [rows, d_in]` of element type `dtype`.
+/// Quantizes `x [rows, d_in]` of element type `dtype` to codes up to `limit`, in int8 whatever it is.
 pub fn quantize(
     client: &Client,
     device: &Capabilities,
@@ -53,6 +53,7 @@ pub fn quantize(
     (rows, d_in): (usize, usize),
     dtype: ElemType,
     layout: Layout,
+    limit: i8,
 ) -> Int8Rows {
     let out = Int8Rows::empty(client, rows, d_in);
     let quads = words_per_row(d_in) * 4;
@@ -73,6 +74,7 @@ pub fn quantize(
         units as usize,
         width,
         layout,
+        limit,
         dtype,
     );
     out
@@ -90,6 +92,7 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
     #[comptime] units: usize,
     #[comptime] width: usize,
     #[comptime] layout: Layout,
+    #[comptime] limit: i8,
     #[define(F)] _dtype: ElemType,
 ) {
     let row = CUBE_POS;
@@ -100,7 +103,7 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
     let quads = quads as usize;
     let largest = largest_bits::<F, V>(x, row, quads, d_in, units, width);
     let healthy = largest < INFINITY_BITS;
-    let scale = scale_of(largest);
+    let scale = scale_of(largest, limit);
 
     let mut sum = 0i32;
     let mut quad = unit;
@@ -109,8 +112,7 @@ pub(crate) fn quantize_rows<F: Float, V: Size>(
         let mut word = 0u32;
         #[unroll]
         for j in 0..4usize {
-            let scaled = Round::round(four[j] * scale);
-            let q = i32::cast_from(clamp(scaled, f32::new(-128.0_f32), f32::new(127.0_f32)));
+            let q = i32::cast_from(code_of(four[j], scale, limit));
             let q = select(healthy, q, 0i32);
             sum += q;
             word |= (u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32);
@@ -185,14 +187,24 @@ fn largest_bits<F: Float, V: Size>(
 
 /// The scale of a row from the bits of its largest magnitude. NaN stays NaN, infinity gives 0; both make quotients NaN.
 #[cube]
-fn scale_of(largest: u32) -> f32 {
+fn scale_of(largest: u32, #[comptime] limit: i8) -> f32 {
     let floor = u32::reinterpret(f32::new(1e-5_f32));
     let amax = f32::reinterpret(select(largest > floor, largest, floor));
     let damaged = select(largest == INFINITY_BITS, f32::new(0.0_f32), amax);
-    select(largest < INFINITY_BITS, quotient_of_127(amax), damaged)
+    let scale = quotient(comptime!(limit as u32), amax);
+    select(largest < INFINITY_BITS, scale, damaged)
 }
 
-/// Writes `q(x) / s` for `x [rows, d_in]`, both of element type `dtype`: what a product sees of its input.
+/// The code of a number, as a float.
+#[cube]
+fn code_of(value: f32, scale: f32, #[comptime] limit: i8) -> f32 {
+    let least = f32::new(comptime!(-f32::from(limit) - 1.0));
+    let most = f32::new(comptime!(f32::from(limit)));
+    clamp(Round::round(value * scale), least, most)
+}
+
+/// Writes `q(x) / s` for `x [rows, d_in]`, both of element type `dtype`: what a product with codes up to `limit` sees of
+/// its input.
 pub fn fake_quantize(
     client: &Client,
     device: &Capabilities,
@@ -200,6 +212,7 @@ pub fn fake_quantize(
     seen: &Handle,
     (rows, d_in): (usize, usize),
     dtype: ElemType,
+    limit: i8,
 ) {
     let units = device.max_units.min(256);
     fake_quantize_rows::launch(
@@ -214,6 +227,7 @@ pub fn fake_quantize(
         (words_per_row(d_in) * 4) as u32,
         units as usize,
         1,
+        limit,
         dtype,
     );
 }
@@ -227,6 +241,7 @@ pub(crate) fn fake_quantize_rows<F: Float, V: Size>(
     quads: u32,
     #[comptime] units: usize,
     #[comptime] width: usize,
+    #[comptime] limit: i8,
     #[define(F)] _dtype: ElemType,
 ) {
     let row = CUBE_POS;
@@ -234,13 +249,12 @@ pub(crate) fn fake_quantize_rows<F: Float, V: Size>(
         terminate!();
     }
     let largest = largest_bits::<F, V>(x, row, quads as usize, d_in, units, width);
-    let scale = scale_of(largest);
+    let scale = scale_of(largest, limit);
     let d_in = d_in as usize;
     let mut column = UNIT_POS as usize;
     while column < d_in {
         let value = f32::cast_from(x[row * d_in + column].extract(0usize));
-        let scaled = Round::round(value * scale);
-        let q = clamp(scaled, f32::new(-128.0_f32), f32::new(127.0_f32));
+        let q = code_of(value, scale, limit);
         seen[row * d_in + column] = F::cast_from(q / scale);
         column += units;
     }

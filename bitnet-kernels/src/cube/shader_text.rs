@@ -87,9 +87,13 @@ fn variants(native: bool) -> Vec<Variant> {
     };
     let b = buffer;
     for dtype in [F32, F16] {
-        for (width, layout) in [(1, quantize::Layout::Rows), (4, quantize::Layout::Planes)] {
+        for (width, layout, limit) in [
+            (1, quantize::Layout::Rows, 127),
+            (4, quantize::Layout::Planes, 127),
+            (4, quantize::Layout::Planes, 7),
+        ] {
             add(
-                format!("quantize_rows {dtype:?} {width} {layout:?}"),
+                format!("quantize_rows {dtype:?} {width} {layout:?} {limit}"),
                 false,
                 Box::new(move || {
                     let (settings, properties, target) = start((256, 1));
@@ -108,6 +112,7 @@ fn variants(native: bool) -> Vec<Variant> {
                         256,
                         width,
                         layout,
+                        limit,
                         dtype,
                     )
                     .define()
@@ -131,6 +136,7 @@ fn variants(native: bool) -> Vec<Variant> {
                     1,
                     256,
                     1,
+                    127,
                     dtype,
                 )
                 .define()

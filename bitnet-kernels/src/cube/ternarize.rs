@@ -8,7 +8,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::arithmetic::{INFINITY_BITS, quotient_of_1};
+use super::arithmetic::{INFINITY_BITS, quotient};
 use super::{buffer, cube_count, scale_span, scale_stride};
 use crate::packing::words::words_per_row;
 use crate::{Granularity, WeightQuantizer};
@@ -90,7 +90,7 @@ pub(crate) fn pack_words<F: Float>(
     let middle = centre[which];
     let healthy = (u32::reinterpret(m) & 0x7FFF_FFFFu32) < INFINITY_BITS;
     let normal = m < f32::new(LARGEST_NORMAL);
-    let inverse = select(normal, quotient_of_1(m), f32::new(1.0_f32) / m);
+    let inverse = select(normal, quotient(1u32, m), f32::new(1.0_f32) / m);
 
     let mut word = 0u32;
     #[unroll]

@@ -9,8 +9,8 @@ use burn::tensor::{DType, FloatDType, IntDType, Scalar, Shape, Slice};
 
 use super::{TernarySpec, forward_shape, rows, with_last};
 use crate::packing::words::{CODES_PER_WORD, shift, words_per_row};
-use crate::quantize::{EPSILON, INT8_MAX};
-use crate::{ActivationQuantizer, Granularity, WeightQuantizer};
+use crate::quantize::EPSILON;
+use crate::{Granularity, WeightQuantizer};
 
 /// See [`TernaryOps::ternary_linear`](super::TernaryOps::ternary_linear).
 pub fn ternary_linear<B: Backend>(
@@ -21,12 +21,12 @@ pub fn ternary_linear<B: Backend>(
 ) -> FloatTensor<B> {
     let (dtype, shape) = (x.dtype(), forward_shape(&x.shape(), &codes.shape()));
     let x = B::float_reshape(widen::<B>(x), Shape::new([rows(&shape), spec.d_in]));
-    let (x, x_scale) = match spec.activations {
-        ActivationQuantizer::Int8 => {
-            let (q, scale) = absmax::<B>(x);
+    let (x, x_scale) = match spec.activations.limit() {
+        Some(limit) => {
+            let (q, scale) = absmax::<B>(x, limit);
             (q, Some(scale))
         }
-        ActivationQuantizer::None => (x, None),
+        None => (x, None),
     };
     let product = |weight| {
         let y = B::float_matmul(x, B::float_transpose(weight));
@@ -70,9 +70,9 @@ pub fn ternary_linear_dw<B: Backend>(
     spec: TernarySpec,
 ) -> FloatTensor<B> {
     let (rows, d_out) = (rows(&dy.shape()), dy.shape()[dy.shape().num_dims() - 1]);
-    let seen = match spec.activations {
-        ActivationQuantizer::Int8 => fake_quantize::<B>(x),
-        ActivationQuantizer::None => x,
+    let seen = match spec.activations.limit() {
+        Some(limit) => fake_quantize::<B>(x, limit),
+        None => x,
     };
     let seen = B::float_reshape(seen, Shape::new([rows, spec.d_in]));
     let dy = B::float_reshape(dy, Shape::new([rows, d_out]));
@@ -168,28 +168,27 @@ pub(crate) fn block_means<B: Backend>(
     }
 }
 
-/// `q` and reciprocal scale `s [rows, 1]` of `x [rows, d_in]` in f32.
-pub(crate) fn absmax<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+/// `q`, at most `limit`, and reciprocal scale `s [rows, 1]` of `x [rows, d_in]` in f32.
+fn absmax<B: Backend>(x: FloatTensor<B>, limit: i8) -> (FloatTensor<B>, FloatTensor<B>) {
+    let most = f32::from(limit);
     let largest = B::float_max_dim(B::float_abs(x.clone()), 1);
     // Some backends' max skips NaN; x·0 summed brings it (and infinity) back.
     let poison = B::float_sum_dim(B::float_mul_scalar(x.clone(), Scalar::from(0.0)), 1);
     let largest = B::float_add(B::float_clamp_min(largest, Scalar::from(EPSILON)), poison);
-    let scale = B::float_div(full::<B>(&largest, largest.shape(), INT8_MAX), largest);
+    let scale = B::float_div(full::<B>(&largest, largest.shape(), most), largest);
     let q = B::float_round(mul::<B>(x, scale.clone()));
     (
-        B::float_clamp(q, Scalar::from(-128.0), Scalar::from(127.0)),
+        B::float_clamp(q, Scalar::from(-most - 1.0), Scalar::from(most)),
         scale,
     )
 }
 
 /// `x̃ = q(x) / s`, in the dtype of `x`: what the product saw of its input.
-pub(crate) fn fake_quantize<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+pub(crate) fn fake_quantize<B: Backend>(x: FloatTensor<B>, limit: i8) -> FloatTensor<B> {
     let (dtype, shape) = (x.dtype(), x.shape());
     let d_in = shape[shape.num_dims() - 1];
-    let (q, scale) = absmax::<B>(B::float_reshape(
-        widen::<B>(x),
-        Shape::new([rows(&shape), d_in]),
-    ));
+    let x = B::float_reshape(widen::<B>(x), Shape::new([rows(&shape), d_in]));
+    let (q, scale) = absmax::<B>(x, limit);
     narrow::<B>(B::float_reshape(div::<B>(q, scale), shape), dtype)
 }
 

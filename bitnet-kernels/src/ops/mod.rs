@@ -63,7 +63,7 @@ pub trait TernaryOps: Backend {
         defaults::ternary_linear::<Self>(x, codes, scale, spec)
     }
 
-    /// [`ternary_linear`](Self::ternary_linear) of one input with two weights of the same width.
+    /// [`ternary_linear`](Self::ternary_linear) of one input with two weights of the same width and activations.
     #[fusion(default)]
     fn ternary_linear_pair(
         x: FloatTensor<Self>,
@@ -79,7 +79,7 @@ pub trait TernaryOps: Backend {
         )
     }
 
-    /// [`ternary_linear`](Self::ternary_linear) of one input with three weights of the same width.
+    /// [`ternary_linear`](Self::ternary_linear) of one input with three weights of the same width and activations.
     #[fusion(default)]
     #[allow(clippy::too_many_arguments, reason = "one tensor each")]
     fn ternary_linear_triple(
@@ -188,7 +188,7 @@ pub(crate) fn rows(shape: &Shape) -> usize {
 
 /// `y = q(x)·W̃ᵀ` with a packed ternary weight.
 ///
-/// With [`ActivationQuantizer::Int8`], `y = acc / s_x · scale` where `acc = Σ q·T` is an exact 32-bit sum, equal on
+/// With quantized activations, `y = acc / s_x · scale` where `acc = Σ q·T` is an exact 32-bit sum, equal on
 /// every backend. Under autodiff the weight is frozen and the gradient of `x` is `dL/dy·W̃`. A row of `x` that holds
 /// NaN or infinity yields NaN.
 ///

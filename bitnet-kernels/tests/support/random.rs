@@ -28,13 +28,14 @@ impl Random {
         (0..count).map(|_| (self.next() % 3) as i8 - 1).collect()
     }
 
-    /// Integers as floats, each row with a 127, so that int8 quantization returns them as they are with s = 1.
-    pub(crate) fn int8_rows(&mut self, rows: usize, d_in: usize) -> Vec<f32> {
+    /// Integers as floats, each row with the limit, so that quantization to it returns them as they are with s = 1.
+    pub(crate) fn integer_rows(&mut self, rows: usize, d_in: usize, limit: i8) -> Vec<f32> {
+        let most = f32::from(limit);
         let mut x: Vec<f32> = (0..rows * d_in)
-            .map(|_| (self.next() % 255) as f32 - 127.0)
+            .map(|_| (self.next() % (2 * limit as u64 + 1)) as f32 - most)
             .collect();
         for row in x.chunks_exact_mut(d_in) {
-            row[(self.next() % d_in as u64) as usize] = 127.0;
+            row[(self.next() % d_in as u64) as usize] = most;
         }
         x
     }

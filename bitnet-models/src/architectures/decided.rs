@@ -1,9 +1,9 @@
 //! What was decided when a checkpoint was written, under a key of our own that wins over all others:
-//! `"bitnet_burn": {"quantize_weights": bool, "quantize_activations": bool, "sub_norms": bool}`, each of which may be
-//! missing.
+//! `"bitnet_burn": {"quantize_weights": bool, "quantize_activations": bool or bits, "sub_norms": bool}`, each of which may
+//! be missing. Bits are 8, which `true` means too, or 4.
 //!
-//! The public keys cannot say that a BitNet is to be read as plain floats, that its inputs stay float, or that sub-norms
-//! were put into a Llama or Qwen3. Other programs ignore the key.
+//! The public keys cannot say that a BitNet is to be read as plain floats, that its inputs stay float or have 4 bits, or
+//! that sub-norms were put into a Llama or Qwen3. Other programs ignore the key.
 
 use bitnet_kernels::{ActivationQuantizer, Granularity};
 use serde_json::{Value, json};
@@ -33,10 +33,19 @@ pub(super) fn apply(
         Some(false) => decoder.masters = Masters::Float,
         Some(true) | None => {}
     }
-    match decided.optional_bool(ACTIVATIONS)? {
-        Some(true) => decoder.activations = ActivationQuantizer::Int8,
-        Some(false) => decoder.activations = ActivationQuantizer::None,
-        None => {}
+    if let Some(value) = decided.value(ACTIVATIONS) {
+        let activations = match value {
+            Value::Bool(true) => Some(ActivationQuantizer::Int8),
+            Value::Bool(false) => Some(ActivationQuantizer::None),
+            bits => bits.as_u64().and_then(ActivationQuantizer::from_bits),
+        };
+        decoder.activations = activations.ok_or_else(|| {
+            decided.unsupported(
+                ACTIVATIONS,
+                "true, false, or the bits 8 or 4",
+                "A later version of this program may know more",
+            )
+        })?;
     }
     decoder.sub_norms |= decided.optional_bool(SUB_NORMS)? == Some(true);
     Ok(())
@@ -47,7 +56,17 @@ pub(super) fn insert_sub_norms(config: &mut ConfigMap) {
     set(config, SUB_NORMS, true);
 }
 
-fn set(config: &mut ConfigMap, key: &str, value: bool) {
+/// Says what happens to the inputs of ternary projections.
+pub(super) fn insert_activations(config: &mut ConfigMap, activations: ActivationQuantizer) {
+    let value = match activations {
+        ActivationQuantizer::Int8 => Value::Bool(true),
+        ActivationQuantizer::Int4 => 4.into(),
+        ActivationQuantizer::None => Value::Bool(false),
+    };
+    set(config, ACTIVATIONS, value);
+}
+
+fn set(config: &mut ConfigMap, key: &str, value: impl Into<Value>) {
     let decided = config.entry(KEY).or_insert(Value::Null);
     if !decided.is_object() {
         *decided = json!({});
@@ -68,9 +87,8 @@ pub(super) fn forget_quantization(config: &mut ConfigMap) {
 
 /// Adds the key.
 pub(crate) fn record(config: &mut ConfigMap, ternary: bool, activations: ActivationQuantizer) {
-    let quantized = activations == ActivationQuantizer::Int8;
     set(config, WEIGHTS, ternary);
-    set(config, ACTIVATIONS, quantized);
+    insert_activations(config, activations);
 }
 
 /// Adds the key if the others are read differently. `checkpoint` has the tensors that will be beside `config`.

@@ -62,10 +62,10 @@ pub fn read(
         } else {
             Masters::Float
         };
-        config.activations = if ternary {
-            ActivationQuantizer::Int8
-        } else {
-            ActivationQuantizer::None
+        config.activations = match config.activations {
+            _ if !ternary => ActivationQuantizer::None,
+            ActivationQuantizer::None => ActivationQuantizer::Int8,
+            quantizer => quantizer,
         };
         config.float_projections.clear();
     }
@@ -75,11 +75,19 @@ pub fn read(
     Ok(config)
 }
 
-/// The keys of `config.json` for masters that are trained as ternary or as float projections; with `sub_norms`, such norms
-/// are among them whatever the family. Everything else is as in `source`.
-pub fn describe_masters(source: &ConfigMap, ternary: bool, sub_norms: bool) -> ConfigMap {
+/// The keys of `config.json` for masters that are trained as ternary projections with such inputs, or as float ones; with
+/// `sub_norms`, such norms are among them whatever the family. Everything else is as in `source`.
+pub fn describe_masters(
+    source: &ConfigMap,
+    ternary: Option<ActivationQuantizer>,
+    sub_norms: bool,
+) -> ConfigMap {
     let mut config = source.clone();
     decided::forget_quantization(&mut config);
+    // 8 bits are what the other keys say by themselves.
+    if let Some(activations) = ternary.filter(|&kind| kind != ActivationQuantizer::Int8) {
+        decided::insert_activations(&mut config, activations);
+    }
     if sub_norms {
         decided::insert_sub_norms(&mut config);
     }
@@ -93,7 +101,7 @@ pub fn describe_masters(source: &ConfigMap, ternary: bool, sub_norms: bool) -> C
     // Some families are ternary by themselves; this is how the format names exceptions. Without the key, it is the head.
     if let Some(quantization) = quantization.as_object_mut() {
         quantization.shift_remove("modules_to_not_convert");
-        if !ternary {
+        if ternary.is_none() {
             let names = PROJECTIONS
                 .iter()
                 .filter_map(|name| name.rsplit('.').next());

@@ -1,4 +1,4 @@
-//! `BitLinear`: a linear layer with ternary weights and 8-bit activations.
+//! `BitLinear`: a linear layer with ternary weights and activations of 8 or 4 bits.
 //!
 //! One type in two states. Latent: float masters that each forward pass quantizes, trained by the straight-through
 //! estimator. Packed: the quantized weight alone, 2 bits each, frozen. [`BitLinear::pack`] leads from the first to the
@@ -42,7 +42,7 @@ pub struct BitLinearConfig {
     /// How many scales the weight has.
     #[config(default = "Granularity::Tensor")]
     pub granularity: Granularity,
-    /// What happens to the input before the product: 8 bits per value, or nothing.
+    /// What happens to the input before the product: 8 or 4 bits per value, or nothing.
     #[config(default = "ActivationQuantizer::Int8")]
     pub activations: ActivationQuantizer,
     /// If an RMSNorm should be applied to the input before it is quantized.
@@ -182,7 +182,8 @@ impl BitLinearConfig {
 ///
 /// Should be created with [`BitLinearConfig`]
 ///
-/// `O = q(I) · W̃ᵀ + b`, where `q` rounds each row of the input to 8 bits and `W̃ = scale · T`, `T` of −1, 0, 1.
+/// `O = q(I) · W̃ᵀ + b`, where `q` rounds each row of the input to 8 bits (or to what
+/// [`activations`](BitLinearConfig::activations) says) and `W̃ = scale · T`, `T` of −1, 0, 1.
 ///
 /// # States
 ///
@@ -244,7 +245,7 @@ impl BitLinear {
         BitLinearConfig::new(d_in, d_out).init_from(linear)
     }
 
-    /// A packed layer with this weight, without a norm, with 8-bit activations.
+    /// A packed layer with this weight, without a norm, with 8-bit [`activations`](Self::activations).
     ///
     /// # Panics
     ///
@@ -429,8 +430,8 @@ impl BitLinear {
         let weight = self.weight().dequantize().cast(latent.dtype());
         let weight = self.blended(latent, weight).cast(x.dtype());
         let x = match self.activations {
-            ActivationQuantizer::Int8 => self.blended(x.clone(), fake_quantize(x)),
             ActivationQuantizer::None => x,
+            quantizer => self.blended(x.clone(), fake_quantize(x, quantizer)),
         };
         linear(x, weight.transpose(), None)
     }

@@ -459,6 +459,11 @@ fn quantization_that_an_architecture_does_not_imply_is_refused() {
     let path = folder.path().join("out.gguf");
     for (architecture, other, implied) in [
         ("bitnet", ActivationQuantizer::None, "Int8"),
+        (
+            "bitnet",
+            ActivationQuantizer::Int4,
+            "found Int4, expected Int8",
+        ),
         ("qwen3", ActivationQuantizer::Int8, "None"),
     ] {
         let (_source_folder, file) = Builder::new(architecture).write();

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use bitnet_kernels::ActivationQuantizer;
 use bitnet_models::architectures;
 use bitnet_models::tokenizer::Tokenizer;
 use bitnet_models::weights::ConfigMap;
@@ -42,6 +43,14 @@ impl ModelConfig {
         }
     }
 
+    /// The bits of the inputs of ternary projections, if they were given.
+    pub const fn activation_bits(&self) -> Option<u64> {
+        match self {
+            Self::Fresh(model) => model.activation_bits,
+            Self::Start(model) => model.activation_bits,
+        }
+    }
+
     /// Which part of activations is dropped while training.
     pub const fn dropout(&self) -> f64 {
         match self {
@@ -64,6 +73,8 @@ pub struct StartModel {
     /// Whether projections become ternary.
     #[serde(default = "yes")]
     pub ternary: bool,
+    /// Bits of the inputs of ternary projections: 8 or 4; those of the checkpoint if not given, or else 8.
+    pub activation_bits: Option<u64>,
     /// Which part of activations is dropped while training.
     #[serde(default)]
     pub dropout: f64,
@@ -100,6 +111,8 @@ pub struct FreshModel {
     /// Whether projections are ternary. Without, the same code trains the float twin of the model.
     #[serde(default = "yes")]
     pub ternary: bool,
+    /// Bits of the inputs of ternary projections: 8 or 4; 8 if not given.
+    pub activation_bits: Option<u64>,
     /// Which part of activations is dropped while training.
     #[serde(default)]
     pub dropout: f64,
@@ -150,6 +163,9 @@ impl FreshModel {
                 map.insert("eos_token_id".into(), id.into());
             }
         }
-        architectures::describe_masters(&map, self.ternary, false)
+        let bits = self.activation_bits;
+        let activations = bits.and_then(ActivationQuantizer::from_bits);
+        let ternary = self.ternary.then(|| activations.unwrap_or_default());
+        architectures::describe_masters(&map, ternary, false)
     }
 }

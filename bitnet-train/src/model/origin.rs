@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use bitnet_kernels::ActivationQuantizer;
 use bitnet_models::ModelError;
 use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::decoder::{Decoder, DecoderConfig};
@@ -194,8 +195,14 @@ impl Start {
             }
         }
         let inserts = model.sub_norms && !own.sub_norms;
-        let description =
-            architectures::describe_masters(checkpoint.config(), model.ternary, inserts);
+        let bits = model.activation_bits;
+        let activations = match bits.and_then(ActivationQuantizer::from_bits) {
+            Some(activations) => activations,
+            None if own.activations == ActivationQuantizer::None => ActivationQuantizer::default(),
+            None => own.activations,
+        };
+        let ternary = model.ternary.then_some(activations);
+        let description = architectures::describe_masters(checkpoint.config(), ternary, inserts);
         let mut start = Self {
             checkpoint,
             description,

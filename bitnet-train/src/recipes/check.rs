@@ -2,6 +2,8 @@
 //!
 //! Invariant: settings that passed [`Settings::check`] can be run; one that makes no sense was refused by its name.
 
+use bitnet_kernels::ActivationQuantizer;
+
 use super::read;
 use super::settings::Settings;
 use crate::TrainError;
@@ -114,6 +116,10 @@ impl Settings<'_> {
             dropout.to_string(),
             "a part: 0 to below 1",
         )?;
+        if let Some(bits) = self.model.activation_bits() {
+            let holds = ActivationQuantizer::from_bits(bits).is_some();
+            require(holds, "model.activation_bits", bits.to_string(), "8 or 4")?;
+        }
         let model = match self.model {
             ModelConfig::Fresh(model) => model,
             ModelConfig::Start(model) => {

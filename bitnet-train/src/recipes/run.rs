@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bitnet_models::TokenizerFiles;
 use bitnet_models::architectures::{self, Overrides};
-use bitnet_models::decoder::Decoder;
+use bitnet_models::decoder::{Decoder, DecoderConfig};
 use bitnet_models::weights::{self, Checkpoint, ConfigMap, Slot};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -60,6 +60,7 @@ pub(super) struct Run<'a> {
     /// What of it has to stay as it is until the end.
     fixed: &'static [&'static str],
     description: ConfigMap,
+    decoder: DecoderConfig,
     slots: Vec<Slot>,
 }
 
@@ -74,10 +75,11 @@ impl<'a> Run<'a> {
     ) -> Result<Self, TrainError> {
         origin.check(data)?;
         let description = origin.describe(data.index().vocab_size, Some(&data.tokenizer()?));
-        let config = origin.decoder(&description)?;
-        settings.check_length(CONFIG, config.max_positions)?;
+        let decoder = origin.decoder(&description)?;
+        settings.check_length(CONFIG, decoder.max_positions)?;
         Ok(Self {
-            slots: config.slots(),
+            slots: decoder.slots(),
+            decoder,
             text: Table::try_from(recipe).expect("a recipe is TOML"),
             settings,
             origin,
@@ -187,7 +189,7 @@ impl<'a> Run<'a> {
         }
         let folder = self.settings.output.join(name);
         let text = self.text();
-        checkpoint::save(&folder, &masters, &self.slots, optimizer, &text, state)
+        checkpoint::save(&folder, &masters, &self.decoder, optimizer, &text, state)
     }
 
     /// What went wrong first.

@@ -7,7 +7,7 @@ use cubecl::client::Client;
 use cubecl::prelude::*;
 
 use super::Operands;
-use crate::cube::arithmetic::{INFINITY_BITS, largest_of_lanes, last_of, quotient_of_127};
+use crate::cube::arithmetic::{INFINITY_BITS, largest_of_lanes, last_of, quotient};
 use crate::cube::{Capabilities, buffer, cube_count};
 use crate::quantize::{EPSILON, INT8_MAX};
 use crate::{AttentionShape, CacheFormat};
@@ -152,7 +152,7 @@ fn store_row(
         largest = largest_of_lanes::<u32>(largest, lanes, plan.slots, plan.shuffle);
         let floor = u32::reinterpret(f32::new(EPSILON));
         let amax = f32::reinterpret(select(largest > floor, largest, floor));
-        inverse = quotient_of_127(amax);
+        inverse = quotient(127u32, amax);
         if fits && lane == 0 {
             scales[place] = amax * f32::new(INVERSE_127);
         }
