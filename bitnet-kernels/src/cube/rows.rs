@@ -261,7 +261,9 @@ pub(crate) fn loss_rows<F: Float>(
         let inside = target >= 0 && target < vocab as i32;
         let at = select(inside, usize::cast_from(target), 0usize);
         let picked = f32::cast_from(logits[first + at]);
-        losses[row] = select(inside, log_sum - picked, f32::new(f32::NAN));
+        // NaN from bits, because WGSL has no literal for it.
+        let damage = f32::reinterpret(select(inside, 0u32, 0x7FC0_0000u32));
+        losses[row] = log_sum - picked + damage;
         log_sums[row] = log_sum;
     }
 }

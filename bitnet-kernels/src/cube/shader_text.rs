@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
 use super::attention::{attend, plan, store};
-use super::{Capabilities, dequantize, float, gemm, gemv, quantize, table, ternarize};
+use super::{Capabilities, dequantize, float, gemm, gemv, norm, quantize, rows, table, ternarize};
 use crate::{AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
 
 /// One kernel variant: its name, and how to define it.
@@ -86,6 +86,86 @@ fn variants(native: bool) -> Vec<Variant> {
         });
     };
     let b = buffer;
+    for shuffle in [false, true] {
+        let plan = rows::Blueprint {
+            lanes: 32,
+            slots: 8,
+            shuffle,
+        };
+        add(
+            format!("norm_rows shuffle {shuffle}"),
+            shuffle,
+            Box::new(move || {
+                let (settings, properties, target) = start((32, 8));
+                let norm = norm::norm_rows::NormRows::new;
+                norm(
+                    settings,
+                    properties,
+                    target,
+                    b(),
+                    b(),
+                    b(),
+                    (),
+                    (),
+                    (),
+                    plan,
+                )
+                .define()
+            }),
+        );
+        add(
+            format!("norm_rows_dx shuffle {shuffle}"),
+            shuffle,
+            Box::new(move || {
+                let (settings, properties, target) = start((32, 8));
+                norm::norm_rows_dx::NormRowsDx::new(
+                    settings,
+                    properties,
+                    target,
+                    b(),
+                    b(),
+                    b(),
+                    b(),
+                    b(),
+                    (),
+                    (),
+                    (),
+                    plan,
+                )
+                .define()
+            }),
+        );
+    }
+    add(
+        "norm_columns_dx".to_owned(),
+        false,
+        Box::new(move || {
+            let (settings, properties, target) = start((256, 1));
+            let columns = norm::norm_columns_dx::NormColumnsDx::new;
+            columns(
+                settings,
+                properties,
+                target,
+                b(),
+                b(),
+                b(),
+                b(),
+                (),
+                (),
+                256,
+            )
+            .define()
+        }),
+    );
+    add(
+        "sort_places".to_owned(),
+        false,
+        Box::new(move || {
+            let (settings, properties, target) = start((256, 1));
+            let places = rows::sort_places::SortPlaces::new;
+            places(settings, properties, target, b(), b(), b(), (), 256).define()
+        }),
+    );
     for dtype in [F32, F16] {
         for (width, layout, limit) in [
             (1, quantize::Layout::Rows, 127),
@@ -173,6 +253,120 @@ fn variants(native: bool) -> Vec<Variant> {
                 }),
             );
         }
+        for shuffle in [false, true] {
+            let plan = rows::Blueprint {
+                lanes: 32,
+                slots: 8,
+                shuffle,
+            };
+            add(
+                format!("softmax_rows {dtype:?} shuffle {shuffle}"),
+                shuffle,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 8));
+                    rows::softmax_rows::SoftmaxRows::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+            add(
+                format!("softmax_rows_dx {dtype:?} shuffle {shuffle}"),
+                shuffle,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 8));
+                    rows::softmax_rows_dx::SoftmaxRowsDx::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+            add(
+                format!("loss_rows {dtype:?} shuffle {shuffle}"),
+                shuffle,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 8));
+                    rows::loss_rows::LossRows::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+            add(
+                format!("loss_rows_dx {dtype:?} shuffle {shuffle}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 8));
+                    rows::loss_rows_dx::LossRowsDx::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+        }
+        add(
+            format!("embedding_rows_dx {dtype:?}"),
+            false,
+            Box::new(move || {
+                let (settings, properties, target) = start((256, 1));
+                rows::embedding_rows_dx::EmbeddingRowsDx::new(
+                    settings,
+                    properties,
+                    target,
+                    b(),
+                    b(),
+                    b(),
+                    b(),
+                    (),
+                    (),
+                    (),
+                    (),
+                    256,
+                    dtype,
+                )
+                .define()
+            }),
+        );
         for quantizer in [WeightQuantizer::AbsMean, WeightQuantizer::Sign] {
             add(
                 format!("pack_words {dtype:?} {quantizer:?}"),
