@@ -45,17 +45,29 @@ impl Activations {
     /// Panics if `x` is no whole number of rows.
     pub fn quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize, limit: i8) -> Self {
         let most = f32::from(limit);
-        Self::build(kernel, x.len(), d_in, |row, lanes, packed| {
-            let row = &x[row * d_in..][..d_in];
-            let scale = row_scale(row, most);
-            // Only finite rows may reach the conversion; the others keep their zeros.
-            let sum = if scale.is_normal() {
-                arrange(row, lanes, packed, |value| quantize(value, scale, most))
-            } else {
-                0
-            };
-            (scale, sum)
-        })
+        Self::build(
+            kernel,
+            x.len(),
+            d_in,
+            #[inline(always)]
+            |row, lanes, packed| {
+                let row = &x[row * d_in..][..d_in];
+                let scale = row_scale(row, most);
+                // Only finite rows may reach the conversion; the others keep their zeros.
+                let sum = if scale.is_normal() {
+                    arrange(
+                        row,
+                        lanes,
+                        packed,
+                        #[inline(always)]
+                        |value| quantize(value, scale, most),
+                    )
+                } else {
+                    0
+                };
+                (scale, sum)
+            },
+        )
     }
 
     /// Takes rows that are quantized already, with the factor s of each: x ≈ q / s.
@@ -74,12 +86,24 @@ impl Activations {
             scale.len() * d_in,
             "one scale for each row of {d_in} activations"
         );
-        Self::build(kernel, q.len(), d_in, |row, lanes, packed| {
-            (
-                scale[row],
-                arrange(&q[row * d_in..][..d_in], lanes, packed, |value| value),
-            )
-        })
+        Self::build(
+            kernel,
+            q.len(),
+            d_in,
+            #[inline(always)]
+            |row, lanes, packed| {
+                (
+                    scale[row],
+                    arrange(
+                        &q[row * d_in..][..d_in],
+                        lanes,
+                        packed,
+                        #[inline(always)]
+                        |value| value,
+                    ),
+                )
+            },
+        )
     }
 
     /// Number of rows.
@@ -150,7 +174,11 @@ impl Activations {
             for (index, (values, (scale, sum))) in
                 values.chunks_exact_mut(stride).zip(results).enumerate()
             {
-                (*scale, *sum) = compiled(kernel, || fill(job * share + index, lanes, values));
+                (*scale, *sum) = compiled(
+                    kernel,
+                    #[inline(always)]
+                    || fill(job * share + index, lanes, values),
+                );
             }
         });
         Self {
@@ -180,15 +208,19 @@ pub fn fake_quantize(kernel: &dyn Kernel, x: &[f32], d_in: usize, limit: i8, see
     let jobs = x.chunks(share * d_in).zip(seen.chunks_mut(share * d_in));
     threads::run(jobs.collect(), |(x, seen): (&[f32], &mut [f32])| {
         for (x, seen) in x.chunks_exact(d_in).zip(seen.chunks_exact_mut(d_in)) {
-            compiled(kernel, || {
-                let scale = row_scale(x, most);
-                if !scale.is_normal() {
-                    return seen.fill(f32::NAN);
-                }
-                for (seen, x) in seen.iter_mut().zip(x) {
-                    *seen = (bounded(x * scale, most) + ROUND - ROUND) / scale;
-                }
-            });
+            compiled(
+                kernel,
+                #[inline(always)]
+                || {
+                    let scale = row_scale(x, most);
+                    if !scale.is_normal() {
+                        return seen.fill(f32::NAN);
+                    }
+                    for (seen, x) in seen.iter_mut().zip(x) {
+                        *seen = (bounded(x * scale, most) + ROUND - ROUND) / scale;
+                    }
+                },
+            );
         }
     });
 }

@@ -7,6 +7,7 @@
 mod activations;
 mod attention;
 mod bandwidth;
+mod digits;
 mod float;
 mod panels;
 mod pool;
@@ -31,6 +32,7 @@ use crate::packing::words::CODES_PER_WORD;
 pub use activations::{Activations, fake_quantize};
 pub use attention::{CacheSlices, cached_attention};
 pub use bandwidth::{read_bandwidth, read_rate};
+pub use digits::DigitKernel;
 pub use float::{ternary_linear_dx, ternary_linear_float};
 pub use panels::PanelKernel;
 pub use simd::Vectors;
@@ -60,6 +62,11 @@ pub trait Kernel: TableKernel + Sync + Debug {
 
     /// Its loops for many tokens, if it has any.
     fn panels(&self) -> Option<&dyn PanelKernel> {
+        None
+    }
+
+    /// Its loops over bytes of a table, if they are faster than those over floats.
+    fn digits(&self) -> Option<&dyn DigitKernel> {
         None
     }
 

@@ -114,15 +114,19 @@ impl Product<'_> {
                 sums.fill(0);
                 self.panel_kernel()
                     .panel_sums(panel, &self.quads(&tokens, &part), sums);
-                compiled(self.kernel, || {
-                    let rows = tile.chunks_exact_mut(height).zip(sums.chunks_exact(height));
-                    for (t, (totals, sums)) in tokens.clone().zip(rows) {
-                        let correction = corrections[t * groups.count + g];
-                        for ((total, sum), scale) in totals.iter_mut().zip(sums).zip(&scales) {
-                            *total += (sum - correction) as f32 * scale;
+                compiled(
+                    self.kernel,
+                    #[inline(always)]
+                    || {
+                        let rows = tile.chunks_exact_mut(height).zip(sums.chunks_exact(height));
+                        for (t, (totals, sums)) in tokens.clone().zip(rows) {
+                            let correction = corrections[t * groups.count + g];
+                            for ((total, sum), scale) in totals.iter_mut().zip(sums).zip(&scales) {
+                                *total += (sum - correction) as f32 * scale;
+                            }
                         }
-                    }
-                });
+                    },
+                );
             }
             if columns.end == self.width {
                 for (t, totals) in tokens.zip(tile.chunks_exact(height)) {

@@ -37,7 +37,8 @@ pub(super) fn vectorize<W: WithSimd>(kernel: &dyn Kernel, op: W) -> W::Output {
     }
 }
 
-/// Runs a closure that is marked `#[inline(always)]`, compiled for `kernel`'s instruction set.
+/// Runs a closure that is marked `#[inline(always)]`, compiled for `kernel`'s instruction set. Without that mark it may stay
+/// a function of its own, which is compiled for the baseline: the epilogue was, one division at a time.
 pub(super) fn compiled<R>(kernel: &dyn Kernel, op: impl FnOnce() -> R) -> R {
     struct Closure<F>(F);
 

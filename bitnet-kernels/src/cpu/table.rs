@@ -8,7 +8,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use super::{Kernel, threads};
+use super::{Kernel, digits, threads};
 use crate::{Granularity, TableFormat, TableView};
 
 /// Columns in a block: what kernels take at a time.
@@ -84,7 +84,7 @@ impl TableBlocks<'_> {
     }
 }
 
-/// y = x · Wᵀ, with f32 sums.
+/// y = x · Wᵀ, with f32 sums, or exact ones where `digits` are faster.
 ///
 /// # Shapes
 ///
@@ -102,8 +102,14 @@ pub fn table_linear(kernel: &dyn Kernel, x: &[f32], table: &TableView<'_>, out: 
     if count == 0 {
         return;
     }
-    let x = Split::new(x, columns);
     let work = WORK_PER_NUMBER * count * rows * columns;
+    if let Some(bytes) = kernel.digits()
+        && table.format() == TableFormat::Int8
+        && columns <= digits::MOST_COLUMNS
+    {
+        return digits::table_linear(kernel, bytes, x, table, work, out);
+    }
+    let x = Split::new(x, columns);
     threads::split(out, rows, 1, work, |range, mut out| {
         let block = (BLOCK_WORDS / table.format().words_per_row(columns)).max(1);
         let mut sums = [0.0; TABLE_ROWS * MAX_TOKENS];

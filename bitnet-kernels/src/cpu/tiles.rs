@@ -77,18 +77,22 @@ pub fn ternary_linear(
                 let (sum, s) = (activations.sum()[t], s[t]);
                 let finished = |sum_of_codes: &i32| (sum_of_codes - sum) as f32 / s;
                 let out = out[t][n - rows.start..].iter_mut().zip(sums);
-                compiled(kernel, || match granularity {
-                    Granularity::Row => {
-                        for ((out, sums), scale) in out.zip(&scale[n..]) {
-                            *out = finished(sums) * scale;
+                compiled(
+                    kernel,
+                    #[inline(always)]
+                    || match granularity {
+                        Granularity::Row => {
+                            for ((out, sums), scale) in out.zip(&scale[n..]) {
+                                *out = finished(sums) * scale;
+                            }
                         }
-                    }
-                    _ => {
-                        for (out, sums) in out {
-                            *out = finished(sums) * scale[0];
+                        _ => {
+                            for (out, sums) in out {
+                                *out = finished(sums) * scale[0];
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         }),
         Granularity::Group(size) => {
@@ -105,7 +109,11 @@ pub fn ternary_linear(
             product.split(out, |rows, mut out| {
                 product.grouped_sums(rows.clone(), &groups, |n, t, totals| {
                     let out = out[t][n - rows.start..].iter_mut().zip(totals);
-                    compiled(kernel, || out.for_each(|(out, total)| *out = total / s[t]));
+                    compiled(
+                        kernel,
+                        #[inline(always)]
+                        || out.for_each(|(out, total)| *out = total / s[t]),
+                    );
                 });
             });
         }

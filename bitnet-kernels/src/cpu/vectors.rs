@@ -30,14 +30,18 @@ pub fn rms_norm(kernel: &dyn Kernel, x: &[f32], gamma: &[f32], epsilon: f32, out
     let share = share(x.len() / d, d);
     let jobs = x.chunks(share * d).zip(out.chunks_mut(share * d)).collect();
     threads::run(jobs, |(x, out): (&[f32], &mut [f32])| {
-        compiled(kernel, || {
-            for (x, out) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-                let inverse = (sum_of_squares(x) / d as f32 + epsilon).sqrt().recip();
-                for ((out, x), gamma) in out.iter_mut().zip(x).zip(gamma) {
-                    *out = x * inverse * gamma;
+        compiled(
+            kernel,
+            #[inline(always)]
+            || {
+                for (x, out) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
+                    let inverse = (sum_of_squares(x) / d as f32 + epsilon).sqrt().recip();
+                    for ((out, x), gamma) in out.iter_mut().zip(x).zip(gamma) {
+                        *out = x * inverse * gamma;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -70,16 +74,22 @@ pub fn gated(kernel: &dyn Kernel, activation: Activation, gate: &mut [f32], up: 
     let share = share(gate.len(), 1);
     let jobs = gate.chunks_mut(share).zip(up.chunks(share)).collect();
     threads::run(jobs, |(gate, up): (&mut [f32], &[f32])| {
-        compiled(kernel, || {
-            let pairs = gate.iter_mut().zip(up);
-            match activation {
-                Activation::Silu => pairs.for_each(|(x, up)| *x = *x / (1.0 + (-*x).exp()) * up),
-                Activation::Relu2 => pairs.for_each(|(x, up)| {
-                    let positive = if *x < 0.0 { 0.0 } else { *x }; // NaN stays NaN
-                    *x = positive * positive * up;
-                }),
-            }
-        });
+        compiled(
+            kernel,
+            #[inline(always)]
+            || {
+                let pairs = gate.iter_mut().zip(up);
+                match activation {
+                    Activation::Silu => {
+                        pairs.for_each(|(x, up)| *x = *x / (1.0 + (-*x).exp()) * up)
+                    }
+                    Activation::Relu2 => pairs.for_each(|(x, up)| {
+                        let positive = if *x < 0.0 { 0.0 } else { *x }; // NaN stays NaN
+                        *x = positive * positive * up;
+                    }),
+                }
+            },
+        );
     });
 }
 
@@ -120,20 +130,24 @@ pub fn rotate(
     threads::run(
         jobs.collect(),
         |(job, (x, out)): (usize, (&[f32], &mut [f32]))| {
-            compiled(kernel, || {
-                let rows = x.chunks_exact(d).zip(out.chunks_exact_mut(d));
-                for (row, (x, out)) in (job * share..).zip(rows) {
-                    let (batch, position) = (row / (heads * seq), row % seq);
-                    let at = (batch % batches * positions + position % positions) * half;
-                    let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
-                    let (a, b) = x.split_at(half);
-                    let (first, second) = out.split_at_mut(half);
-                    for i in 0..half {
-                        first[i] = a[i] * cos[i] - b[i] * sin[i];
-                        second[i] = b[i] * cos[i] + a[i] * sin[i];
+            compiled(
+                kernel,
+                #[inline(always)]
+                || {
+                    let rows = x.chunks_exact(d).zip(out.chunks_exact_mut(d));
+                    for (row, (x, out)) in (job * share..).zip(rows) {
+                        let (batch, position) = (row / (heads * seq), row % seq);
+                        let at = (batch % batches * positions + position % positions) * half;
+                        let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
+                        let (a, b) = x.split_at(half);
+                        let (first, second) = out.split_at_mut(half);
+                        for i in 0..half {
+                            first[i] = a[i] * cos[i] - b[i] * sin[i];
+                            second[i] = b[i] * cos[i] + a[i] * sin[i];
+                        }
                     }
-                }
-            });
+                },
+            );
         },
     );
 }

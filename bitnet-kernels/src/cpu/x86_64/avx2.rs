@@ -133,7 +133,10 @@ impl PanelKernel for Avx2 {
 fn unpack(words: &[&[u32]], panel: &mut [u32]) {
     const ROWS: usize = PANEL * LANES;
     let len = words[0].len();
-    let rows: [&[u32]; ROWS] = std::array::from_fn(|r| &words[r][..len]);
+    let rows: [&[u32]; ROWS] = std::array::from_fn(
+        #[inline(always)]
+        |r| &words[r][..len],
+    );
     let panel = panel.as_chunks_mut::<ROWS>().0.as_chunks_mut::<PLANES>().0;
     for (at, planes) in panel[..len].iter_mut().enumerate() {
         // Loops: what `map` calls is not compiled for this instruction set, and takes three times as long.
@@ -153,8 +156,10 @@ fn unpack(words: &[&[u32]], panel: &mut [u32]) {
 #[target_feature(enable = "avx2")]
 fn panel_sums<const T: usize>(panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
     let panel = panel.as_chunks::<LANES>().0.as_chunks::<PANEL>().0;
-    let tokens: [&[[i8; QUAD]]; T] =
-        std::array::from_fn(|t| &tokens[t].as_chunks().0[..panel.len()]);
+    let tokens: [&[[i8; QUAD]]; T] = std::array::from_fn(
+        #[inline(always)]
+        |t| &tokens[t].as_chunks().0[..panel.len()],
+    );
     let sums = sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<PANEL>().0;
     let mut acc = [[_mm256_setzero_si256(); PANEL]; T];
     for start in (0..panel.len()).step_by(PANEL_SPAN) {
@@ -239,7 +244,10 @@ fn add_tokens<const T: usize>(
 fn products<const T: usize>(words: [&[u32]; 2], tokens: &[&[i8]]) -> [[__m256i; 2]; T] {
     let vectors = words[0].len() / LANES;
     let words = words.map(|row| &row.as_chunks::<LANES>().0[..vectors]);
-    let tokens: [&[Block]; T] = std::array::from_fn(|t| &blocks(tokens[t])[..vectors]);
+    let tokens: [&[Block]; T] = std::array::from_fn(
+        #[inline(always)]
+        |t| &blocks(tokens[t])[..vectors],
+    );
     let mask = _mm256_set1_epi32(CODE_MASK as i32);
     let mut acc = [[_mm256_setzero_si256(); 2]; T];
     for start in (0..vectors).step_by(SPAN) {

@@ -7,12 +7,12 @@
 use std::arch::x86_64::*;
 
 use crate::cpu::panels::QUAD;
-use crate::cpu::{Kernel, PanelKernel, ROWS, Vectors, check_pair_sums, check_sums};
+use crate::cpu::{DigitKernel, Kernel, PanelKernel, ROWS, Vectors, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 const TOKENS: usize = 8;
-const BYTES: usize = 64;
+pub(super) const BYTES: usize = 64;
 const PLANES: usize = 4;
 /// Bytes ahead of the weights in use: 28 instead of 13 GB/s on one Zen 5 core, against a plain read of 33; 1024 gives 24.
 const PREFETCH: usize = 4096;
@@ -45,6 +45,10 @@ impl Kernel for Avx512Vnni {
     }
 
     fn panels(&self) -> Option<&dyn PanelKernel> {
+        Some(self)
+    }
+
+    fn digits(&self) -> Option<&dyn DigitKernel> {
         Some(self)
     }
 
@@ -194,8 +198,10 @@ fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn panel_sums<const T: usize>(panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
     let panel = panel.as_chunks::<LANES>().0.as_chunks::<PANEL>().0;
-    let tokens: [&[[i8; QUAD]]; T] =
-        std::array::from_fn(|t| &tokens[t].as_chunks().0[..panel.len()]);
+    let tokens: [&[[i8; QUAD]]; T] = std::array::from_fn(
+        #[inline(always)]
+        |t| &tokens[t].as_chunks().0[..panel.len()],
+    );
     let sums = sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<PANEL>().0;
     let mut acc = [[_mm512_setzero_si512(); PANEL]; T];
     for (k, codes) in panel.iter().enumerate() {
@@ -254,12 +260,17 @@ fn add_sums<const T: usize, const R: usize>(
     tokens: &[&[i8]],
     sums: &mut [[i32; ROWS]],
 ) {
-    let tokens: [&[Block]; T] = std::array::from_fn(|t| &blocks(tokens[t])[..vectors]);
+    let tokens: [&[Block]; T] = std::array::from_fn(
+        #[inline(always)]
+        |t| &blocks(tokens[t])[..vectors],
+    );
     let mask = _mm512_set1_epi32(CODE_MASK as i32);
     let mut total = [[_mm512_setzero_si512(); ROWS]; T];
     for first in (0..ROWS).step_by(R) {
-        let words: [&[[u32; LANES]]; R] =
-            std::array::from_fn(|r| &words[first + r].as_chunks().0[..vectors]);
+        let words: [&[[u32; LANES]]; R] = std::array::from_fn(
+            #[inline(always)]
+            |r| &words[first + r].as_chunks().0[..vectors],
+        );
         let mut acc = [[_mm512_setzero_si512(); R]; T];
         for v in 0..vectors {
             let mut packed = [_mm512_setzero_si512(); R];
@@ -359,7 +370,7 @@ fn add(sums: &mut [i32; ROWS], acc: [__m512i; ROWS]) {
 
 /// The sum over the lanes of each of four vectors.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn reduce(acc: [__m512i; ROWS]) -> [i32; ROWS] {
+pub(super) fn reduce(acc: [__m512i; ROWS]) -> [i32; ROWS] {
     let mut halves = [_mm256_setzero_si256(); ROWS];
     for r in 0..ROWS {
         halves[r] = _mm256_add_epi32(
@@ -388,20 +399,20 @@ fn prefetch(words: &[u32; LANES]) {
 }
 
 #[target_feature(enable = "avx512f")]
-fn load_words(words: &[u32; LANES]) -> __m512i {
+pub(super) fn load_words(words: &[u32; LANES]) -> __m512i {
     // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]
-fn load_bytes(bytes: &[i8; BYTES]) -> __m512i {
+pub(super) fn load_bytes(bytes: &[i8; BYTES]) -> __m512i {
     // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 /// Up to 16 words; zeros behind them.
 #[target_feature(enable = "avx512f")]
-fn load_some(words: &[u32]) -> __m512i {
+pub(super) fn load_some(words: &[u32]) -> __m512i {
     let mask = ((1u32 << words.len().min(LANES)) - 1) as __mmask16;
     // SAFETY: only lanes of the mask are read, and the slice has them.
     unsafe { _mm512_maskz_loadu_epi32(mask, words.as_ptr().cast()) }

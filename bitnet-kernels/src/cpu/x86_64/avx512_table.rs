@@ -2,8 +2,8 @@
 //!
 //! Method: 64 columns become four vectors of floats in registers and meet four accumulators for each row of x, enough for
 //! the latency of a multiply-add. Of three and four rows of x, half of the vectors at a time meet three table rows, so that
-//! each load of x serves three products. Four-bit codes are found by a permutation of sixteen floats, scale included. One row of
-//! int8 takes 128256 x 2560 at the speed of memory.
+//! each load of x serves three products. Four-bit codes are found by a permutation of sixteen floats, scale included.
+//! int8 comes here only with more columns than `digits` takes.
 
 use std::arch::x86_64::*;
 
@@ -117,7 +117,10 @@ fn product<const T: usize, const V: usize, const R: usize, const W: usize>(
     decode: impl Fn(usize, usize, usize, &[u32; W]) -> __m512,
 ) {
     let words = rows.map(|row| row.words.as_chunks::<W>().0);
-    let x: [&[[f32; TABLE_BLOCK]]; T] = std::array::from_fn(|t| x[t].as_chunks().0);
+    let x: [&[[f32; TABLE_BLOCK]]; T] = std::array::from_fn(
+        #[inline(always)]
+        |t| x[t].as_chunks().0,
+    );
     let mut total = [[[_mm512_setzero_ps(); VECTORS]; T]; R];
     for first in (0..VECTORS).step_by(V) {
         pass::<T, V, R, W>(words, x, first, &decode, &mut total);
