@@ -102,7 +102,7 @@ impl PanelKernel for Avx2 {
     }
 
     fn panel_from(&self) -> usize {
-        8
+        16
     }
 
     fn unpack(&self, words: &[&[u32]], panel: &mut [u32]) {
