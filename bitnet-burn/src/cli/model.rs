@@ -13,7 +13,7 @@ use bitnet_burn::models::{GenerateOptions, Model};
 use bitnet_burn::storyteller;
 use clap::ValueEnum;
 
-use super::{Options, hub, terminal};
+use super::{Options, allocator, hub, terminal};
 
 /// Which model, and in what form.
 #[derive(Debug, Clone, clap::Args)]
@@ -123,6 +123,7 @@ impl ModelArgs {
         bar.finish_and_clear();
         let model = model.with_context(|| format!("cannot load `{}`", self.model))?;
         device.sync().context("the device failed while loading")?;
+        allocator::give_back_freed_memory();
         Ok((model, begun.elapsed()))
     }
 }
