@@ -174,6 +174,12 @@ pub(crate) fn weight_shape(dy: &Shape, spec: &TernarySpec) -> Shape {
     Shape::new([dy[dy.num_dims() - 1], spec.d_in])
 }
 
+/// Shape of an output that is that of an input.
+#[cfg(feature = "cube")]
+pub(crate) fn same(shape: &Shape) -> Shape {
+    shape.clone()
+}
+
 fn with_last(shape: &Shape, size: usize) -> Shape {
     let mut shape = shape.clone();
     let last = shape.num_dims() - 1;

@@ -90,12 +90,7 @@ pub trait RowOps: Backend {
 }
 
 #[cfg(feature = "cube")]
-use {burn::backend::fusion::custom::TensorSpec, burn::tensor::DType};
-
-#[cfg(feature = "cube")]
-fn same(shape: &Shape) -> Shape {
-    shape.clone()
-}
+use {super::same, burn::backend::fusion::custom::TensorSpec, burn::tensor::DType};
 
 #[cfg(feature = "cube")]
 fn table_shape(dy: &Shape, count: &usize) -> Shape {

@@ -82,12 +82,7 @@ pub trait VectorOps: Backend {
 }
 
 #[cfg(feature = "cube")]
-use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
-
-#[cfg(feature = "cube")]
-fn same(shape: &Shape) -> Shape {
-    shape.clone()
-}
+use {super::same, burn::backend::fusion::custom::TensorSpec};
 
 /// RMS norm along the last dimension in the order of operations of the reference: `γ · (x · (1 / √(mean(x²) + ε)))`,
 /// computed in f32.
