@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bitnet_models::TokenizerFiles;
 use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::decoder::{Decoder, DecoderConfig};
-use bitnet_models::weights::{self, Checkpoint, ConfigMap, Slot};
+use bitnet_models::weights::{self, Checkpoint, ConfigMap};
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
@@ -61,7 +61,6 @@ pub(super) struct Run<'a> {
     fixed: &'static [&'static str],
     description: ConfigMap,
     decoder: DecoderConfig,
-    slots: Vec<Slot>,
 }
 
 impl<'a> Run<'a> {
@@ -78,7 +77,6 @@ impl<'a> Run<'a> {
         let decoder = origin.decoder(&description)?;
         settings.check_length(CONFIG, decoder.max_positions)?;
         Ok(Self {
-            slots: decoder.slots(),
             decoder,
             text: Table::try_from(recipe).expect("a recipe is TOML"),
             settings,
@@ -184,7 +182,7 @@ impl<'a> Run<'a> {
         state: &State,
     ) -> Result<(), TrainError> {
         let masters = self.masters(model);
-        if masters.first_not_finite(&self.slots).is_some() {
+        if masters.first_not_finite(&self.decoder.slots()).is_some() {
             return Err(self.diverged(model, None, state, f64::NAN));
         }
         let folder = self.settings.output.join(name);
@@ -201,7 +199,7 @@ impl<'a> Run<'a> {
         loss: f64,
     ) -> TrainError {
         let masters = self.masters(model);
-        let place = match (masters.first_not_finite(&self.slots), batch) {
+        let place = match (masters.first_not_finite(&self.decoder.slots()), batch) {
             (Some(name), _) => format!("weight `{name}`"),
             (None, Some(batch)) => first_activation(model, batch),
             (None, None) => "an activation".to_owned(),

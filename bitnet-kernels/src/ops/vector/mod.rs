@@ -1,9 +1,9 @@
 //! What a transformer does between its products, one pass over the numbers each, as a Burn backend extension.
 //!
 //! On a CPU the cost of these is that of reading, writing and calling, so each is one operation there. On GPUs the norm is one
-//! kernel, too, and its gradient three: composed of primitives, sums along rows take most of the time of a training step that
-//! products do not. The others are their default bodies of Burn primitives ([`defaults`]), which Burn's fusion turns into one
-//! kernel and autodiff differentiates.
+//! kernel, too, and its gradient three: composed of primitives, its sums along rows and columns are slow there. The others
+//! are their default bodies of Burn primitives ([`defaults`]), which Burn's fusion turns into one kernel and autodiff
+//! differentiates.
 
 #![cfg_attr(
     feature = "ndarray",
