@@ -12,6 +12,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::cube::float::Direction;
 use crate::cube::{self, Problem};
+use crate::ops::dense::{DenseOps, Transposed};
 use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, block_means, forward_shape, rows};
 use crate::packing::words::words_per_row;
@@ -67,7 +68,7 @@ impl TernaryOps for CubeBackend {
         let (count, d_out) = (rows(&shape), codes.shape()[0]);
         let weight = dequantize(codes, scale, spec, dy.dtype);
         let dy = burn_cubecl::ops::reshape(into_contiguous(dy), Shape::new([count, d_out]));
-        burn_cubecl::ops::reshape(Self::float_matmul(dy, weight), shape)
+        burn_cubecl::ops::reshape(Self::product(dy, weight, Transposed::default()), shape)
     }
 
     fn ternary_linear_dw(
@@ -91,7 +92,8 @@ impl TernaryOps for CubeBackend {
             burn_cubecl::ops::reshape(tensor, shape)
         };
         let dy = split(into_contiguous(dy), d_out);
-        let dw = Self::float_matmul(Self::float_swap_dims(dy, 1, 2), split(seen, spec.d_in));
+        let transposed = Transposed { a: true, b: false };
+        let dw = Self::product(dy, split(seen, spec.d_in), transposed);
         burn_cubecl::ops::reshape(Self::float_sum_dim(dw, 0), Shape::new([d_out, spec.d_in]))
     }
 
@@ -125,10 +127,10 @@ impl TernaryOps for CubeBackend {
     }
 }
 
-/// Rows from which gradients are Burn's dense products, which use matrix units.
+/// Rows from which gradients are dense products, which use matrix units.
 const DENSE_FROM: usize = 256;
 
-/// Outputs along each side of a tile of Burn's matrix product.
+/// Outputs along each side of a tile of a dense product.
 const TILE: usize = 128;
 /// Tiles that keep a large GPU busy.
 const TILES: usize = 256;

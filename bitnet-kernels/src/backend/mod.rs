@@ -4,6 +4,7 @@ mod attention;
 mod autodiff;
 #[cfg(feature = "cube")]
 mod cube;
+mod dense;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "ndarray")]

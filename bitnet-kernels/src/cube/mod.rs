@@ -6,6 +6,7 @@
 
 mod arithmetic;
 pub mod attention;
+pub mod dense;
 pub mod dequantize;
 pub mod float;
 pub mod gemm;

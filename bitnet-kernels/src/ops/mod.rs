@@ -14,6 +14,7 @@
 
 pub mod attention;
 pub mod defaults;
+pub(crate) mod dense;
 pub(crate) mod rows;
 pub(crate) mod table;
 mod tensor;

@@ -4,7 +4,9 @@
 //! [`cached_attention`]. Both compute the same numbers, and a test compares them. Keys and values are cached after their
 //! rotation.
 
-use bitnet_kernels::{CacheFormat, CacheTensor, cached_attention, causal_softmax};
+use bitnet_kernels::{
+    CacheFormat, CacheTensor, cached_attention, causal_softmax, product, product_transposed,
+};
 use burn::module::Module;
 use burn::nn::{Dropout, RmsNorm};
 use burn::tensor::{DType, Int, Tensor};
@@ -129,9 +131,7 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64, dropout: &Dro
     let [batch, n_heads, seq_len, head_dim] = q.dims();
     let n_kv_heads = k.dims()[1];
     let q = q.reshape([batch, n_kv_heads, n_heads / n_kv_heads * seq_len, head_dim]);
-    let scores = q.matmul(k.swap_dims(2, 3)); // [batch, n_kv_heads, group·seq_len, seq_len]
+    let scores = product_transposed(q, k); // [batch, n_kv_heads, group·seq_len, seq_len]
     let weights = dropout.forward(causal_softmax(scores, scale));
-    weights
-        .matmul(v)
-        .reshape([batch, n_heads, seq_len, head_dim])
+    product(weights, v).reshape([batch, n_heads, seq_len, head_dim])
 }

@@ -5,10 +5,9 @@
 
 use bitnet_kernels::{
     ActivationQuantizer, Granularity, TableFormat, TableTensor, TernaryTensor, embedding,
-    table_linear, table_rows, ternary_linear,
+    product_transposed, table_linear, table_rows, ternary_linear,
 };
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::module::linear;
 use burn::tensor::{DType, Int, Tensor};
 
 use super::precision::narrowed;
@@ -121,7 +120,11 @@ impl Table {
             State::Float(weight) => {
                 let weight = narrowed(weight.val(), self.products);
                 let x = x.cast(weight.dtype());
-                let logits = linear(x, weight.transpose(), None);
+                let [rows, columns] = weight.dims();
+                let mut shape = x.dims();
+                shape[D - 1] = rows;
+                let logits =
+                    product_transposed(x.reshape([-1, columns as i32]), weight).reshape(shape);
                 match (self.products, logits.is_autodiff()) {
                     (Some(_), true) => logits, // losses widen them, number by number
                     _ => logits.cast(DType::F32),
