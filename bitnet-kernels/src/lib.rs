@@ -43,7 +43,7 @@ pub use error::KernelError;
 pub use ops::attention::{
     self, AttentionOps, AttentionShape, AttentionSpec, CacheFormat, CacheTensor, cached_attention,
 };
-pub use ops::dense::{DenseOps, Transposed, product, product_transposed};
+pub use ops::dense::{DenseOps, Lower, Transposed, causal_mix, causal_scores, linear};
 pub use ops::rows::{RowOps, causal_softmax, cross_entropy, defaults as row_defaults, embedding};
 pub use ops::table::{
     TableOps, TableSpec, TableTensor, defaults as table_defaults, table_linear, table_rows,

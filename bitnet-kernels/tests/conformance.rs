@@ -480,7 +480,7 @@ fn latent_gradients_of_many_rows_are_sums_over_quantized_inputs() {
                 Granularity::Tensor,
             );
             let x = floats(&x, [rows, d_in], &device);
-            let y = ternary_linear_latent(x, latent.clone(), &packed, activations);
+            let y = ternary_linear_latent(x, latent.clone(), &packed, activations, None);
             let loss = (y * floats(&dy, [rows, d_out], &device)).sum();
             let dw = values(
                 latent
@@ -547,7 +547,7 @@ fn latent_weights_get_the_straight_through_gradient() {
             let x = floats(&x, [2, rows / 2, d_in], &device).require_grad();
             let w = floats(&w, [d_out, d_in], &device).require_grad();
             let packed = ternarize(w.clone(), WeightQuantizer::AbsMean, Granularity::Tensor);
-            let y = ternary_linear_latent(x.clone(), w.clone(), &packed, activations);
+            let y = ternary_linear_latent(x.clone(), w.clone(), &packed, activations, None);
             let loss = (y * floats(&dy, [2, rows / 2, d_out], &device)).sum();
             let grads = loss.backward();
             // The same with Burn's own operations: x + (x̃ - x).detach(), W + (W̃ - W).detach().

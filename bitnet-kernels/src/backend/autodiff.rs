@@ -10,6 +10,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
 
+use crate::defaults::in_dtype;
 use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
 
 #[derive(Debug)]
@@ -32,7 +33,14 @@ impl<B: TernaryOps> Backward<B, 1> for PackedBackward {
 struct LatentBackward;
 
 impl<B: TernaryOps> Backward<B, 2> for LatentBackward {
-    type State = (NodeId, DType, IntTensor<B>, FloatTensor<B>, TernarySpec);
+    type State = (
+        NodeId,
+        DType,
+        IntTensor<B>,
+        FloatTensor<B>,
+        TernarySpec,
+        Option<DType>,
+    );
 
     fn backward(
         self,
@@ -42,23 +50,15 @@ impl<B: TernaryOps> Backward<B, 2> for LatentBackward {
     ) {
         let [x, latent] = ops.parents;
         let dy = grads.consume::<B>(&ops.node);
-        let (input, dtype, codes, scale, spec) = ops.state;
+        let (input, dtype, codes, scale, spec, products) = ops.state;
+        let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
+        let (dx, dw) = B::ternary_linear_gradients(dy, input, codes, scale, spec, products);
         if let Some(latent) = latent {
-            let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
-            let dw = B::ternary_linear_dw(dy.clone(), input, spec);
             grads.register::<B>(latent.id, in_dtype::<B>(dw, dtype));
         }
         if let Some(x) = x {
-            grads.register::<B>(x.id, B::ternary_linear_dx(dy, codes, scale, spec));
+            grads.register::<B>(x.id, dx);
         }
-    }
-}
-
-/// A gradient in the number format of its parameter.
-fn in_dtype<B: TernaryOps>(gradient: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
-    match gradient.dtype() == dtype {
-        true => gradient,
-        false => B::float_cast(gradient, dtype.into()),
     }
 }
 
@@ -112,6 +112,7 @@ impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
         codes: IntTensor<Self>,
         scale: FloatTensor<Self>,
         spec: TernarySpec,
+        products: Option<DType>,
     ) -> FloatTensor<Self> {
         let scale = scale.into_primitive();
         match LatentBackward
@@ -129,8 +130,9 @@ impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
                     codes.clone(),
                     scale.clone(),
                     spec,
+                    products,
                 );
-                prep.finish((input, dtype, codes, scale, spec), y)
+                prep.finish((input, dtype, codes, scale, spec, products), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::ternary_linear_latent(
                 x.into_primitive(),
@@ -138,8 +140,23 @@ impl<B: TernaryOps, C: CheckpointStrategy> TernaryOps for Autodiff<B, C> {
                 codes,
                 scale,
                 spec,
+                products,
             )),
         }
+    }
+
+    /// No gradient of a gradient is offered, as everywhere in Burn's autodiff.
+    fn ternary_linear_gradients(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+        products: Option<DType>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [dy, x, scale] = [dy, x, scale].map(|tensor| tensor.into_primitive());
+        let (dx, dw) = B::ternary_linear_gradients(dy, x, codes, scale, spec, products);
+        (<FloatTensor<Self>>::new(dx), <FloatTensor<Self>>::new(dw))
     }
 
     fn ternarize(

@@ -10,9 +10,11 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::dense::cube::product;
 use crate::cube::float::Direction;
 use crate::cube::{self, Problem};
-use crate::ops::dense::{DenseOps, Transposed};
+use crate::defaults::in_dtype;
+use crate::ops::dense::{Lower, Transposed};
 use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, block_means, forward_shape, rows};
 use crate::packing::words::words_per_row;
@@ -61,14 +63,8 @@ impl TernaryOps for CubeBackend {
         scale: FloatTensor<Self>,
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
-        let shape = backward_shape(&dy.shape(), &spec);
-        if rows(&shape) < DENSE_FROM {
-            return float_product(dy, codes, scale, spec, shape, Direction::Backward);
-        }
-        let (count, d_out) = (rows(&shape), codes.shape()[0]);
-        let weight = dequantize(codes, scale, spec, dy.dtype);
-        let dy = burn_cubecl::ops::reshape(into_contiguous(dy), Shape::new([count, d_out]));
-        burn_cubecl::ops::reshape(Self::product(dy, weight, Transposed::default()), shape)
+        let dtype = dy.dtype;
+        dx(dy, codes, scale, spec, dtype)
     }
 
     fn ternary_linear_dw(
@@ -76,25 +72,22 @@ impl TernaryOps for CubeBackend {
         x: FloatTensor<Self>,
         spec: TernarySpec,
     ) -> FloatTensor<Self> {
-        let (count, d_out) = (rows(&dy.shape()), dy.shape()[dy.shape().num_dims() - 1]);
-        let x = into_contiguous(x);
-        let seen = match spec.activations.limit() {
-            Some(limit) => fake_quantize(&x, (count, spec.d_in), limit),
-            None => x,
-        };
-        // Few tiles with long sums would leave most multiprocessors idle: parts of the rows are summed side by side.
-        let tiles = d_out.div_ceil(TILE) * spec.d_in.div_ceil(TILE);
-        let parts = TILES.div_ceil(tiles).next_power_of_two();
-        let parts = parts.min(1 << count.trailing_zeros()).min(count / SHORTEST);
-        let parts = if parts < 2 { 1 } else { 1 << parts.ilog2() };
-        let split = |tensor, width| {
-            let shape = Shape::new([parts, count / parts, width]);
-            burn_cubecl::ops::reshape(tensor, shape)
-        };
-        let dy = split(into_contiguous(dy), d_out);
-        let transposed = Transposed { a: true, b: false };
-        let dw = Self::product(dy, split(seen, spec.d_in), transposed);
-        burn_cubecl::ops::reshape(Self::float_sum_dim(dw, 0), Shape::new([d_out, spec.d_in]))
+        let dtype = x.dtype;
+        dw(dy, x, spec, dtype)
+    }
+
+    fn ternary_linear_gradients(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+        products: Option<DType>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (dx_dtype, dw_dtype) = (dy.dtype, x.dtype);
+        let dy = in_dtype::<CubeBackend>(dy, products.unwrap_or(dx_dtype));
+        let dx = dx(dy.clone(), codes, scale, spec, dx_dtype);
+        (dx, dw(dy, x, spec, dw_dtype))
     }
 
     fn ternarize(
@@ -125,6 +118,61 @@ impl TernaryOps for CubeBackend {
         let count = granularity.count(d_out, d_in);
         (codes, burn_cubecl::ops::reshape(scale, Shape::new([count])))
     }
+}
+
+/// `dy · (scale·T)` with factors in the number format of `dy`.
+fn dx(
+    dy: CubeTensor,
+    codes: CubeTensor,
+    scale: CubeTensor,
+    spec: TernarySpec,
+    output: DType,
+) -> CubeTensor {
+    let shape = backward_shape(&dy.shape(), &spec);
+    if rows(&shape) < DENSE_FROM {
+        let dx = float_product(dy, codes, scale, spec, shape, Direction::Backward);
+        return in_dtype::<CubeBackend>(dx, output);
+    }
+    let (count, d_out) = (rows(&shape), codes.shape()[0]);
+    let weight = dequantize(codes, scale, spec, dy.dtype);
+    let dy = burn_cubecl::ops::reshape(into_contiguous(dy), Shape::new([count, d_out]));
+    let dx = product(dy, weight, Transposed::default(), Lower::None, output);
+    burn_cubecl::ops::reshape(dx, shape)
+}
+
+/// `dyᵀ · x̃` with factors in the number format of `dy`.
+fn dw(dy: CubeTensor, x: CubeTensor, spec: TernarySpec, output: DType) -> CubeTensor {
+    let (count, d_out) = (rows(&dy.shape()), dy.shape()[dy.shape().num_dims() - 1]);
+    let x = into_contiguous(x);
+    let seen = match spec.activations.limit() {
+        Some(limit) => fake_quantize(&x, (count, spec.d_in), limit),
+        None => x,
+    };
+    let seen = in_dtype::<CubeBackend>(seen, dy.dtype);
+    // Few tiles with long sums would leave most multiprocessors idle: parts of the rows are summed side by side.
+    let tiles = d_out.div_ceil(TILE) * spec.d_in.div_ceil(TILE);
+    let parts = TILES.div_ceil(tiles).next_power_of_two();
+    let parts = parts.min(1 << count.trailing_zeros()).min(count / SHORTEST);
+    let parts = if parts < 2 { 1 } else { 1 << parts.ilog2() };
+    let split = |tensor, width| {
+        let shape = Shape::new([parts, count / parts, width]);
+        burn_cubecl::ops::reshape(tensor, shape)
+    };
+    let (dy, seen) = (split(into_contiguous(dy), d_out), split(seen, spec.d_in));
+    let transposed = Transposed { a: true, b: false };
+    let dw = product(dy, seen, transposed, Lower::None, output);
+    let count = d_out * spec.d_in;
+    let dw = match parts {
+        1 => dw,
+        _ if count.is_multiple_of(4) => {
+            let sum = empty_like(&dw, Shape::new([count]), output);
+            let dtype = dtype_to_storage_type(output);
+            cube::dense::sum_parts(&sum.client, &dw.handle, &sum.handle, parts, count, dtype);
+            sum
+        }
+        _ => CubeBackend::float_sum_dim(dw, 0),
+    };
+    burn_cubecl::ops::reshape(dw, Shape::new([d_out, spec.d_in]))
 }
 
 /// Rows from which gradients are dense products, which use matrix units.

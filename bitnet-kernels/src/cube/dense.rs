@@ -2,7 +2,7 @@
 //!
 //! Both operands may lie transposed, so the three products of a layer (x·Wᵀ, dy·W, dyᵀ·x) read what is there. A cube copies
 //! tiles of 64 columns of the sum into a ring of stages, asynchronously, and multiplies the oldest (`ldmatrix`, `mma.sync`
-//! 16 x 8 x 16). In a stage, chunk c of eight elements of row r lies at `c ^ (r % 8)`: the eight rows that a quarter of a
+//! 16 x 8 x 16). Of a product with a lower triangle, tiles and terms in the other half are left out. In a stage, chunk c of eight elements of row r lies at `c ^ (r % 8)`: the eight rows that a quarter of a
 //! plane reads at once, or the eight columns, hit different banks.
 
 use cubecl::client::Client;
@@ -13,8 +13,8 @@ use cubecl::prelude::barrier::copy_async_checked;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::buffer;
-use crate::ops::dense::Transposed;
+use super::{buffer, cube_count};
+use crate::ops::dense::{Lower, Transposed};
 
 /// The facts of `count` products `[m, k] · [k, n]` one behind the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,8 +29,27 @@ pub struct Product {
     pub k: usize,
     /// Which factors lie transposed.
     pub transposed: Transposed,
-    /// Element type of all three: f16 or bf16.
+    /// What is a lower triangle.
+    pub lower: Lower,
+    /// Element type of both factors: f16 or bf16.
     pub dtype: ElemType,
+    /// Element type of the product: the same, or f32.
+    pub output: ElemType,
+}
+
+/// Where the matrices of a factor lie. All steps are in elements, and multiples of 8.
+#[derive(Debug, Clone, Copy)]
+pub struct Factor<'a> {
+    /// Their buffer.
+    pub handle: &'a Handle,
+    /// From one row to the next.
+    pub row: usize,
+    /// Matrix `i` starts at `i / heads · outer + i % heads · inner`.
+    pub heads: usize,
+    /// From one head to the next.
+    pub inner: usize,
+    /// From the heads of one sequence to those of the next.
+    pub outer: usize,
 }
 
 /// The decisions of one launch.
@@ -44,6 +63,8 @@ pub struct Blueprint {
     pub stages: usize,
     /// Which factors lie transposed.
     pub transposed: Transposed,
+    /// What is a lower triangle, as far as tiles can make use of it.
+    pub lower: Lower,
 }
 
 /// Terms of one stage.
@@ -100,6 +121,22 @@ impl Blueprint {
     }
 }
 
+impl Product {
+    /// Whether tiles of `rows` rows never straddle two of the sequences that follow each other in a triangle.
+    const fn triangle_fits(&self, rows: usize) -> bool {
+        let (positions, repeated) = match (self.lower, self.transposed.a) {
+            (Lower::None, _) => return true,
+            (Lower::Product, _) => (self.n, self.m),
+            (Lower::A, false) => (self.k, self.m),
+            (Lower::A, true) => (self.m, self.k),
+        };
+        // Sums over the rows of several sequences start anew with each: not one range.
+        let one =
+            matches!(self.lower, Lower::Product) || !self.transposed.a || positions == repeated;
+        one && positions.is_multiple_of(rows)
+    }
+}
+
 /// Plans a launch; `None` if the device or the shape has no such kernel.
 pub fn blueprint(client: &Client, product: &Product) -> Option<Blueprint> {
     let properties = client.properties();
@@ -123,16 +160,27 @@ pub fn blueprint(client: &Client, product: &Product) -> Option<Blueprint> {
         && hardware.plane_size_min == 32
         && aligned(product.m, product.k, product.transposed.a)
         && aligned(product.k, product.n, product.transposed.b)
-        && product.n.is_multiple_of(2);
+        && product.n.is_multiple_of(2)
+        && product.count <= u16::MAX as usize;
     if !able {
         return None;
     }
     let processors = hardware.num_streaming_multiprocessors.unwrap_or(32) as usize;
-    let plans = TILES.iter().map(|&(planes, fragments, stages)| Blueprint {
-        planes,
-        fragments,
-        stages,
-        transposed: product.transposed,
+    let plans = TILES.iter().map(|&(planes, fragments, stages)| {
+        let plan = Blueprint {
+            planes,
+            fragments,
+            stages,
+            transposed: product.transposed,
+            lower: product.lower,
+        };
+        match product.triangle_fits(plan.tile().0) {
+            true => plan,
+            false => Blueprint {
+                lower: Lower::None,
+                ..plan
+            },
+        }
     });
     let fitting = plans.filter(|plan| plan.shared_bytes() <= hardware.max_shared_memory_size);
     // The largest that is no wider than the product and leaves no processor idle, or else the smallest.
@@ -145,13 +193,14 @@ pub fn launch(
     client: &Client,
     product: &Product,
     plan: &Blueprint,
-    a: &Handle,
-    b: &Handle,
+    a: Factor<'_>,
+    b: Factor<'_>,
     y: &Handle,
 ) {
     let (tile_m, tile_n) = plan.tile();
     let tiles = (product.m.div_ceil(tile_m), product.n.div_ceil(tile_n));
     let Product { count, m, n, k, .. } = *product;
+    let chunks = |elements: usize| (elements / CHUNK) as u32;
     // SAFETY: the kernel reads chunks inside the operands alone, whose lengths are given here, and stores inside `y`.
     #[allow(unsafe_code)]
     unsafe {
@@ -161,28 +210,44 @@ pub fn launch(
             CubeDim::new_2d(32, (plan.planes.0 * plan.planes.1) as u32),
             CHUNK,
             2,
-            buffer(a, count * m * k / CHUNK),
-            buffer(b, count * k * n / CHUNK),
+            buffer(a.handle, count * m * k / CHUNK),
+            buffer(b.handle, count * k * n / CHUNK),
             buffer(y, count * m * n / 2),
             m as u32,
             n as u32,
             k as u32,
+            a.heads as u32,
+            chunks(a.row),
+            chunks(a.inner),
+            chunks(a.outer),
+            chunks(b.row),
+            chunks(b.inner),
+            chunks(b.outer),
             *plan,
             product.dtype,
+            product.output,
         );
     }
 }
 
 #[cube(launch_unchecked)]
-pub(crate) fn dense<E: Float, V: Size, P: Size>(
+pub(crate) fn dense<E: Float, F: Float, V: Size, P: Size>(
     a: &[Vector<E, V>],     // [count, m, k] or [count, k, m]
     b: &[Vector<E, V>],     // [count, k, n] or [count, n, k]
-    y: &mut [Vector<E, P>], // [count, m, n]
+    y: &mut [Vector<F, P>], // [count, m, n]
     m: u32,
     n: u32,
     k: u32,
+    heads: u32,
+    a_row: u32, // steps in chunks, see `Factor`
+    a_inner: u32,
+    a_outer: u32,
+    b_row: u32,
+    b_inner: u32,
+    b_outer: u32,
     #[comptime] plan: Blueprint,
     #[define(E)] _dtype: ElemType,
+    #[define(F)] _output: ElemType,
 ) {
     let def = MmaDefinition::<E, E, f32>::new(16usize, 8usize, 16usize);
     let va = def.vector_size(MatrixIdent::A);
@@ -212,11 +277,30 @@ pub(crate) fn dense<E: Float, V: Size, P: Size>(
     let first_m = in_band / wide * tile_m;
     let first_n = (band * BAND + in_band % wide) * tile_n;
     let batch = CUBE_POS_Z as usize;
+    let (sequence, head) = (batch / heads as usize, batch % heads as usize);
+    let a_start = sequence * a_outer as usize + head * a_inner as usize;
+    let b_start = sequence * b_outer as usize + head * b_inner as usize;
+    let (a_row, b_row) = (a_row as usize, b_row as usize);
+
+    // Steps that a triangle leaves: row r is position r mod (columns of the triangle).
+    if comptime!(matches!(plan.lower, Lower::Product)) && first_n >= first_m % n + tile_m {
+        terminate!();
+    }
+    let steps = k.div_ceil(STEP);
+    let begin = if comptime!(matches!(plan.lower, Lower::A) && plan.transposed.a) {
+        first_m / STEP
+    } else {
+        0usize.runtime()
+    };
+    let end = if comptime!(matches!(plan.lower, Lower::A) && !plan.transposed.a) {
+        min(steps, (first_m % k + tile_m).div_ceil(STEP))
+    } else {
+        steps
+    };
 
     let lane = UNIT_POS_X as usize;
     let plane_m = UNIT_POS_Y as usize / comptime!(plan.planes.1) * comptime!(fm * 16);
     let plane_n = UNIT_POS_Y as usize % comptime!(plan.planes.1) * comptime!(fn_ * 8);
-    let steps = k.div_ceil(STEP);
 
     let mut ring = Shared::<[Vector<E, V>]>::new_slice(comptime!(plan.stages * stage));
     let mut acc = Array::<Vector<f32, NC>>::new(comptime!(fm * fn_ * 2));
@@ -228,52 +312,16 @@ pub(crate) fn dense<E: Float, V: Size, P: Size>(
     // The first stages.
     #[unroll]
     for s in 0..comptime!(stages - 1) {
-        stage_in::<E, V>(
-            a,
-            &mut ring,
-            s * stage,
-            s,
-            steps,
-            batch * m * k,
-            m,
-            k,
-            first_m,
-            width_a,
-            chunks_a,
-            comptime!(plan.transposed.a),
-            plan,
-        );
-        stage_in::<E, V>(
-            b,
-            &mut ring,
-            s * stage + chunks_a,
-            s,
-            steps,
-            batch * k * n,
-            n,
-            k,
-            first_n,
-            width_b,
-            chunks_b,
-            comptime!(!plan.transposed.b),
-            plan,
-        );
-        commit();
-    }
-
-    for step in 0..steps {
-        // All but the newest stages have arrived, for every unit, and nobody reads the oldest any more.
-        wait(comptime!(stages - 2));
-        sync_cube();
-        let next = step + comptime!(stages - 1);
-        let into = next % stages * stage;
+        let into = comptime!(s * stage);
+        let from = begin + s;
         stage_in::<E, V>(
             a,
             &mut ring,
             into,
-            next,
-            steps,
-            batch * m * k,
+            from,
+            end,
+            a_start,
+            a_row,
             m,
             k,
             first_m,
@@ -286,9 +334,52 @@ pub(crate) fn dense<E: Float, V: Size, P: Size>(
             b,
             &mut ring,
             into + chunks_a,
-            next,
-            steps,
-            batch * k * n,
+            from,
+            end,
+            b_start,
+            b_row,
+            n,
+            k,
+            first_n,
+            width_b,
+            chunks_b,
+            comptime!(!plan.transposed.b),
+            plan,
+        );
+        commit();
+    }
+
+    for step in 0..end - begin {
+        // All but the newest stages have arrived, for every unit, and nobody reads the oldest any more.
+        wait(comptime!(stages - 2));
+        sync_cube();
+        let next = step + comptime!(stages - 1);
+        let into = next % stages * stage;
+        let from = begin + next;
+        stage_in::<E, V>(
+            a,
+            &mut ring,
+            into,
+            from,
+            end,
+            a_start,
+            a_row,
+            m,
+            k,
+            first_m,
+            width_a,
+            chunks_a,
+            comptime!(plan.transposed.a),
+            plan,
+        );
+        stage_in::<E, V>(
+            b,
+            &mut ring,
+            into + chunks_a,
+            from,
+            end,
+            b_start,
+            b_row,
             n,
             k,
             first_n,
@@ -371,14 +462,60 @@ pub(crate) fn dense<E: Float, V: Size, P: Size>(
                     let column = first_n + plane_n + g * 8 + lane % 4 * 2;
                     if column < n {
                         let pair = acc[(f * fn_ + g) * 2 + half];
-                        let mut out = Vector::<E, P>::empty();
-                        out.insert(0usize, E::cast_from(pair.extract(0usize)));
-                        out.insert(1usize, E::cast_from(pair.extract(1usize)));
+                        let mut out = Vector::<F, P>::empty();
+                        out.insert(0usize, F::cast_from(pair.extract(0usize)));
+                        out.insert(1usize, F::cast_from(pair.extract(1usize)));
                         y[(batch * m * n + row * n + column) / 2] = out;
                     }
                 }
             }
         }
+    }
+}
+
+/// `y = Σ x[part]` over `parts` matrices of `count` numbers, a multiple of 4, of element type `dtype`; sums are f32.
+pub fn sum_parts(
+    client: &Client,
+    x: &Handle,
+    y: &Handle,
+    parts: usize,
+    count: usize,
+    dtype: ElemType,
+) {
+    const UNITS: u32 = 256;
+    let vectors = count / 4;
+    // SAFETY: the kernel reads inside `x` and writes inside `y` alone, whose lengths are given here.
+    #[allow(unsafe_code)]
+    unsafe {
+        sum_of_parts::launch_unchecked(
+            client,
+            cube_count(vectors.div_ceil(UNITS as usize)),
+            CubeDim::new_1d(UNITS),
+            4,
+            buffer(x, parts * vectors),
+            buffer(y, vectors),
+            parts as u32,
+            vectors as u32,
+            dtype,
+        );
+    }
+}
+
+#[cube(launch_unchecked)]
+pub(crate) fn sum_of_parts<F: Float, V: Size>(
+    x: &[Vector<F, V>],
+    y: &mut [Vector<F, V>],
+    parts: u32,
+    vectors: u32,
+    #[define(F)] _dtype: ElemType,
+) {
+    let at = ABSOLUTE_POS;
+    if at < vectors as usize {
+        let mut sum = Vector::<f32, V>::new(f32::new(0.0_f32));
+        for part in 0..parts as usize {
+            sum += Vector::cast_from(x[part * vectors as usize + at]);
+        }
+        y[at] = Vector::cast_from(sum);
     }
 }
 
@@ -388,16 +525,18 @@ fn place(row: usize, chunk: usize, #[comptime] width: usize) -> usize {
     row * width + (chunk ^ (row % 8))
 }
 
-/// Asks for the part of an operand that step `step` needs. Its rows run along k if it is `along_k`, else along its other side,
-/// whose length is `side` and of which the tile starts at `first`. Chunks beyond the operand become zeros.
+/// Asks for the part of a factor that step `step` of `end` needs. Its rows, `row_step` chunks apart, run along k if it is
+/// `along_k`, else along its other side, whose length is `side` and of which the tile starts at `first`. Chunks beyond the
+/// factor become zeros.
 #[cube]
 fn stage_in<E: Float, V: Size>(
     from: &[Vector<E, V>],
     ring: &mut Shared<[Vector<E, V>]>,
     into: usize,
     step: usize,
-    steps: usize,
-    offset: usize,
+    end: usize,
+    start: usize,
+    row_step: usize,
     side: usize,
     k: usize,
     first: usize,
@@ -408,7 +547,7 @@ fn stage_in<E: Float, V: Size>(
 ) {
     let units = comptime!(plan.units());
     let rows_at_once = comptime!(units / width);
-    if step < steps {
+    if step < end {
         let unit = UNIT_POS as usize;
         let chunk = unit % width;
         let row = unit / width;
@@ -418,13 +557,12 @@ fn stage_in<E: Float, V: Size>(
             (first, step * STEP / CHUNK, side, k / CHUNK)
         };
         let store = into + place(row, chunk, width);
-        let source = offset / CHUNK + (top + row) * columns + left + chunk;
+        let source = start + (top + row) * row_step + left + chunk;
         #[unroll]
         for i in 0..comptime!(chunks / units) {
-            let at = source + i * rows_at_once * columns;
             let to = store + i * units;
             let inside = top + row + i * rows_at_once < rows && left + chunk < columns;
-            let at = select(inside, at, 0usize);
+            let at = select(inside, source + i * rows_at_once * row_step, 0usize);
             let len = select(inside, 1usize, 0usize);
             copy_async_checked(&from[at..at + len], &mut ring[to..to + 1], 8u32);
         }

@@ -301,6 +301,14 @@ pub(super) fn widen<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     }
 }
 
+/// A tensor in number format `dtype`.
+pub(crate) fn in_dtype<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    match tensor.dtype() == dtype {
+        true => tensor,
+        false => B::float_cast(tensor, dtype.into()),
+    }
+}
+
 pub(super) fn narrow<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if dtype == DType::F32 {
         x

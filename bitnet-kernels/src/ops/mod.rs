@@ -21,8 +21,8 @@ mod tensor;
 pub(crate) mod vector;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{Shape, Tensor};
+use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Shape, Tensor};
 
 use crate::{ActivationQuantizer, Granularity, WeightQuantizer};
 
@@ -122,8 +122,39 @@ pub trait TernaryOps: Backend {
         defaults::ternary_linear_dw::<Self>(dy, x, spec)
     }
 
+    /// Both gradients of a layer with a latent weight, [`dx`](Self::ternary_linear_dx) in the dtype of `dy` and
+    /// [`dW`](Self::ternary_linear_dw) in that of `x`, from factors in number format `products`.
+    #[fusion(meta = |dy, x, _codes, _scale, spec, _products| {
+        (
+            TensorSpec::new(backward_shape(&dy.shape, spec), dy.dtype),
+            TensorSpec::new(weight_shape(&dy.shape, spec), x.dtype),
+        )
+    })]
+    fn ternary_linear_gradients(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        spec: TernarySpec,
+        products: Option<DType>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (dx_dtype, dw_dtype) = (dy.dtype(), x.dtype());
+        let factor = |tensor| match products {
+            Some(dtype) => defaults::in_dtype::<Self>(tensor, dtype),
+            None => tensor,
+        };
+        let (dy, x) = (factor(dy), factor(x));
+        let dx = Self::ternary_linear_dx(dy.clone(), codes, scale, spec);
+        let dw = Self::ternary_linear_dw(dy, x, spec);
+        (
+            defaults::in_dtype::<Self>(dx, dx_dtype),
+            defaults::in_dtype::<Self>(dw, dw_dtype),
+        )
+    }
+
     /// Forward of a layer with a latent weight: [`ternary_linear`](Self::ternary_linear) on its quantized form. Under
-    /// autodiff both quantizers pass gradients straight through: `dL/dx = dL/dy·W̃`, `dL/dW = (dL/dy)ᵀ·x̃`.
+    /// autodiff both quantizers pass gradients straight through: `dL/dx = dL/dy·W̃`, `dL/dW = (dL/dy)ᵀ·x̃`, from factors in
+    /// number format `products`.
     #[fusion(dtype = x, shape = forward_shape(x, codes))]
     fn ternary_linear_latent(
         x: FloatTensor<Self>,
@@ -131,8 +162,9 @@ pub trait TernaryOps: Backend {
         codes: IntTensor<Self>,
         scale: FloatTensor<Self>,
         spec: TernarySpec,
+        products: Option<DType>,
     ) -> FloatTensor<Self> {
-        let _ = latent;
+        let _ = (latent, products);
         Self::ternary_linear(x, codes, scale, spec)
     }
 
@@ -154,10 +186,7 @@ pub trait TernaryOps: Backend {
 }
 
 #[cfg(feature = "cube")]
-use {
-    crate::packing::words::words_per_row, burn::backend::fusion::custom::TensorSpec,
-    burn::tensor::DType,
-};
+use {crate::packing::words::words_per_row, burn::backend::fusion::custom::TensorSpec};
 
 /// Shape of `y`, from `x [.., d_in]` and `codes [d_out, words]`.
 pub(crate) fn forward_shape(x: &Shape, codes: &Shape) -> Shape {
@@ -287,7 +316,8 @@ fn dispatched(weight: TernaryTensor) -> (IntTensor<Dispatch>, FloatTensor<Dispat
 }
 
 /// The same product with a latent (float) weight that is quantized in each call and trained through the
-/// straight-through estimator. `weight` must come from [`ternarize`] of the same `latent`.
+/// straight-through estimator. `weight` must come from [`ternarize`] of the same `latent`. Gradients are products of
+/// factors in number format `products`, by default as they are; the product itself is exact.
 ///
 /// # Shapes
 ///
@@ -303,6 +333,7 @@ pub fn ternary_linear_latent<const D: usize>(
     latent: Tensor<2>,
     weight: &TernaryTensor,
     activations: ActivationQuantizer,
+    products: Option<DType>,
 ) -> Tensor<D> {
     let spec = weight.spec(activations);
     check_last("x", &x.shape(), spec.d_in);
@@ -318,6 +349,7 @@ pub fn ternary_linear_latent<const D: usize>(
         codes.into_dispatch(),
         scale.into_dispatch(),
         spec,
+        products,
     ))
 }
 

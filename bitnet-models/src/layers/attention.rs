@@ -5,7 +5,7 @@
 //! rotation.
 
 use bitnet_kernels::{
-    CacheFormat, CacheTensor, cached_attention, causal_softmax, product, product_transposed,
+    CacheFormat, CacheTensor, cached_attention, causal_mix, causal_scores, causal_softmax,
 };
 use burn::module::Module;
 use burn::nn::{Dropout, RmsNorm};
@@ -71,8 +71,10 @@ impl Attention {
 
         let o = match past {
             Past::Nothing if q.is_autodiff() => {
-                let [q, k, v] = [q, k, v].map(|x| narrowed(x, self.products));
-                attention(q, k, v, scale, &self.dropout).cast(DType::F32)
+                // Values are narrowed as they lie, `[batch, seq_len, heads, head_dim]`: products can read them so.
+                let v = narrowed(v.swap_dims(1, 2), self.products).swap_dims(1, 2);
+                let [q, k] = [q, k].map(|x| narrowed(x, self.products));
+                attention(q, k, v, scale, &self.dropout)
             }
             Past::Nothing => {
                 // Burn's products of f32 are rounded to TF32 on NVIDIA GPUs, which moves logits by 0.5; ours are not.
@@ -93,7 +95,8 @@ impl Attention {
         let [batch, n_heads, seq_len, head_dim] = o.dims();
         let o = o
             .swap_dims(1, 2)
-            .reshape([batch, seq_len, n_heads * head_dim]);
+            .reshape([batch, seq_len, n_heads * head_dim])
+            .cast(DType::F32);
         let o = match &self.attn_sub_norm {
             Some(norm) => rms_norm_blended(norm, o, self.sub_norm_blend),
             None => o,
@@ -131,7 +134,7 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64, dropout: &Dro
     let [batch, n_heads, seq_len, head_dim] = q.dims();
     let n_kv_heads = k.dims()[1];
     let q = q.reshape([batch, n_kv_heads, n_heads / n_kv_heads * seq_len, head_dim]);
-    let scores = product_transposed(q, k); // [batch, n_kv_heads, group·seq_len, seq_len]
+    let scores = causal_scores(q, k); // [batch, n_kv_heads, group·seq_len, seq_len]
     let weights = dropout.forward(causal_softmax(scores, scale));
-    product(weights, v).reshape([batch, n_heads, seq_len, head_dim])
+    causal_mix(weights, v).reshape([batch, n_heads, seq_len, head_dim])
 }

@@ -10,8 +10,8 @@ use bitnet_kernels::packing::MAX_D_IN;
 use bitnet_kernels::packing::words::{ZERO_WORD, words_per_row};
 use bitnet_kernels::quantize::fake_quantize;
 use bitnet_kernels::{
-    ActivationQuantizer, Granularity, TernaryTensor, WeightQuantizer, ternarize, ternary_linear,
-    ternary_linear_latent, ternary_linear_pair, ternary_linear_triple,
+    ActivationQuantizer, Granularity, TernaryTensor, WeightQuantizer, linear, ternarize,
+    ternary_linear, ternary_linear_latent, ternary_linear_pair, ternary_linear_triple,
 };
 use burn::config::Config;
 use burn::module::{
@@ -19,7 +19,6 @@ use burn::module::{
     ModuleVisitor, Param, ParamId,
 };
 use burn::nn::{Initializer, Linear, RmsNorm, RmsNormConfig};
-use burn::tensor::module::linear;
 use burn::tensor::{DType, Device, Int, Tensor, assert_shape};
 
 use super::precision::narrowed;
@@ -290,16 +289,22 @@ impl BitLinear {
             Some(norm) => rms_norm(norm, x),
             None => x,
         };
-        let x = narrowed(x, self.products);
+        let quantized = self.blend == 1.0 && self.activations != ActivationQuantizer::None;
+        let x = match &self.weight {
+            // The product is one of integers, and its gradients narrow their factors themselves.
+            Weight::Latent(_) if quantized => x,
+            _ => narrowed(x, self.products),
+        };
         let y = match &self.weight {
             Weight::Packed(_) => ternary_linear(x, &self.weight(), self.activations),
             Weight::Latent(latent) if self.blend == 0.0 => {
                 let latent = narrowed(latent.val(), self.products);
-                linear(x.cast(latent.dtype()), latent.transpose(), None)
+                linear(x.cast(latent.dtype()), latent)
             }
             Weight::Latent(latent) if self.blend < 1.0 => self.forward_blended(x, latent.val()),
             Weight::Latent(latent) => {
-                ternary_linear_latent(x, latent.val(), &self.weight(), self.activations)
+                let weight = self.weight();
+                ternary_linear_latent(x, latent.val(), &weight, self.activations, self.products)
             }
         };
         let y = match &self.bias {
@@ -433,7 +438,7 @@ impl BitLinear {
             ActivationQuantizer::None => x,
             quantizer => self.blended(x.clone(), fake_quantize(x, quantizer)),
         };
-        linear(x, weight.transpose(), None)
+        linear(x, weight)
     }
 
     fn blended<const D: usize>(&self, value: Tensor<D>, quantized: Tensor<D>) -> Tensor<D> {

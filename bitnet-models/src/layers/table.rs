@@ -4,8 +4,8 @@
 //! ternary (models whose embedding is ternary). Exactly one of the three fields is there.
 
 use bitnet_kernels::{
-    ActivationQuantizer, Granularity, TableFormat, TableTensor, TernaryTensor, embedding,
-    product_transposed, table_linear, table_rows, ternary_linear,
+    ActivationQuantizer, Granularity, TableFormat, TableTensor, TernaryTensor, embedding, linear,
+    table_linear, table_rows, ternary_linear,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Int, Tensor};
@@ -120,11 +120,7 @@ impl Table {
             State::Float(weight) => {
                 let weight = narrowed(weight.val(), self.products);
                 let x = x.cast(weight.dtype());
-                let [rows, columns] = weight.dims();
-                let mut shape = x.dims();
-                shape[D - 1] = rows;
-                let logits =
-                    product_transposed(x.reshape([-1, columns as i32]), weight).reshape(shape);
+                let logits = linear(x, weight);
                 match (self.products, logits.is_autodiff()) {
                     (Some(_), true) => logits, // losses widen them, number by number
                     _ => logits.cast(DType::F32),
