@@ -308,13 +308,9 @@ fn laid_out(x: Tensor<4>) -> [Tensor<4>; 3] {
     [[0, 1, 2, 3], [0, 2, 1, 3], [3, 1, 0, 2]].map(|order| {
         let mut inverse = [0; 4];
         (0..4).for_each(|at| inverse[order[at]] = at);
-        let [a, b, c, d] = order.map(|dim| x.dims()[dim]);
-        let lying = x.clone().permute(order.map(|dim| dim as isize));
-        // Written anew in this order.
-        let data = lying.into_data();
-        Tensor::<4>::from_data(data, &x.device())
-            .reshape([a, b, c, d])
-            .permute(inverse.map(|dim| dim as isize))
+        let signed = |dims: [usize; 4]| dims.map(|dim| dim as isize);
+        let lying = x.clone().permute(signed(order)).into_data();
+        Tensor::<4>::from_data(lying, &x.device()).permute(signed(inverse))
     })
 }
 

@@ -1,7 +1,7 @@
 //! Gradients of norm, gate and rotation.
 //!
-//! Each keeps its inputs alone; gate and rotation take little time, so gradient checkpointing computes them again. No gradient
-//! of a gradient of a norm is offered, as everywhere in Burn's autodiff.
+//! Norm and gate keep their inputs, a rotation its angles alone. Gate and rotation take little time, so gradient checkpointing
+//! computes their outputs again.
 
 use std::marker::PhantomData;
 
@@ -136,6 +136,7 @@ impl<B: VectorOps, C: CheckpointStrategy> VectorOps for Autodiff<B, C> {
         }
     }
 
+    /// No gradient of a gradient is offered, as everywhere in Burn's autodiff.
     fn rms_norm_dx(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,

@@ -163,8 +163,10 @@ pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activat
 ///
 /// # Panics
 ///
-/// Panics if the shapes do not fit.
+/// Panics if the shapes do not fit, or if numbers are not f32.
 pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    let dtypes = [x.dtype(), cos.dtype(), sin.dtype()];
+    assert_eq!(dtypes, [DType::F32; 3], "a rotation in f32");
     let [batch, _, seq, d] = x.dims();
     let angles = cos.dims();
     assert!(
