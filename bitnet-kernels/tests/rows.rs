@@ -5,7 +5,9 @@ mod devices;
 #[path = "support/random.rs"]
 mod random;
 
-use bitnet_kernels::{causal_softmax, cross_entropy, embedding, rms_norm};
+use bitnet_kernels::{
+    Activation, causal_softmax, cross_entropy, embedding, gated, rms_norm, rotate,
+};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use devices::devices;
 use random::Random;
@@ -212,6 +214,181 @@ fn gradients_of_a_norm_are_the_formulas() {
             let dgamma = values(dgamma.expect("a gradient"));
             assert_close(&dgamma, &expected_gamma, 1e-5, &what);
         }
+    }
+}
+
+/// Every device for training, without and with gradient checkpointing.
+fn training_devices() -> impl Iterator<Item = (String, Device)> {
+    devices().into_iter().flat_map(|(name, device)| {
+        let device = device.autodiff();
+        let sparing = device.clone().gradient_checkpointing();
+        [
+            (name.to_owned(), device),
+            (format!("{name} with checkpointing"), sparing),
+        ]
+    })
+}
+
+fn in_f64(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// Of `Σ y²·w + Σ gate·u + Σ up·v`: gate, up and output each have two uses.
+#[test]
+fn gradients_of_a_gate_are_the_formulas_and_add_to_those_of_other_uses() {
+    let mut random = Random(16);
+    for (rows, d) in [(1, 1), (3, 33), (2, 2), (7, 320)] {
+        let gate: Vec<f32> = random.floats(rows * d).iter().map(|x| 5.0 * x).collect();
+        let [up, w, u, v] = [(); 4].map(|()| random.floats(rows * d));
+        for activation in [Activation::Silu, Activation::Relu2] {
+            let [mut expected, mut expected_up] = [in_f64(&u), in_f64(&v)];
+            for (at, (x, up)) in in_f64(&gate).into_iter().zip(in_f64(&up)).enumerate() {
+                let sigmoid = 1.0 / (1.0 + (-x).exp());
+                let (opened, slope) = match activation {
+                    Activation::Silu => (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))),
+                    Activation::Relu2 => (x.max(0.0).powi(2), 2.0 * x.max(0.0)),
+                };
+                let dy = 2.0 * opened * up * f64::from(w[at]);
+                expected[at] += dy * up * slope;
+                expected_up[at] += dy * opened;
+            }
+            for (name, device) in training_devices() {
+                let on = |values| tensor(values, [rows, d], &device);
+                let (gate, up) = (on(&gate).require_grad(), on(&up).require_grad());
+                let y = gated(gate.clone(), up.clone(), activation);
+                let others = gate.clone() * on(&u) + up.clone() * on(&v);
+                let gradients = (y.clone() * y * on(&w) + others).sum().backward();
+                let what = format!("{activation:?} of {rows} x {d}, {name}");
+                let dgate = gate.grad(&gradients).expect("a gradient");
+                assert_close(&values(dgate), &expected, 1e-5, &what);
+                let dup = up.grad(&gradients).expect("a gradient");
+                assert_close(&values(dup), &expected_up, 1e-5, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gate_without_a_gradient_passes_one_on_to_what_it_opens() {
+    for (name, device) in training_devices() {
+        let gate = tensor(&[-1.0, 2.0], [2], &device);
+        let up = tensor(&[3.0, 5.0], [2], &device).require_grad();
+        let y = gated(gate, up.clone(), Activation::Relu2);
+        let dup = up.grad(&y.sum().backward()).expect("a gradient");
+        assert_eq!(values(dup), [0.0, 4.0], "{name}");
+    }
+}
+
+/// A rotation and how its tensors lie.
+struct Turn {
+    /// `[batch, heads, seq, d]`.
+    shape: [usize; 4],
+    /// `[batch, 1, seq, d / 2]`, or 1 in place of `batch` or of `seq`.
+    angles: [usize; 4],
+}
+
+impl Turn {
+    /// Index of each number's angle, that of its partner, and the sign of the partner's part.
+    fn places(&self) -> impl Iterator<Item = (usize, usize, f64)> {
+        let [_, heads, seq, d] = self.shape;
+        let [batches, _, positions, half] = self.angles;
+        (0..self.shape.iter().product()).map(move |at| {
+            let (row, column) = (at / d, at % d);
+            let angle = row / (heads * seq) % batches * positions + row % seq % positions;
+            match column < half {
+                true => (angle * half + column, at + half, -1.0),
+                false => (angle * half + column - half, at - half, 1.0),
+            }
+        })
+    }
+}
+
+/// `x [batch, heads, seq, d]`, in memory in the order of dimensions that each permutation gives.
+fn laid_out(x: Tensor<4>) -> [Tensor<4>; 3] {
+    [[0, 1, 2, 3], [0, 2, 1, 3], [3, 1, 0, 2]].map(|order| {
+        let mut inverse = [0; 4];
+        (0..4).for_each(|at| inverse[order[at]] = at);
+        let signed = |dims: [usize; 4]| dims.map(|dim| dim as isize);
+        let lying = x.clone().permute(signed(order)).into_data();
+        Tensor::<4>::from_data(lying, &x.device()).permute(signed(inverse))
+    })
+}
+
+/// Of `Σ y²·w + Σ x·u`: input and output each have two uses.
+#[test]
+fn gradients_of_a_rotation_are_the_formulas_wherever_heads_lie() {
+    let mut random = Random(17);
+    for (shape, angles) in [
+        ([2, 3, 5, 8], [2, 1, 5, 4]),
+        ([2, 3, 5, 8], [1, 1, 5, 4]),
+        ([2, 1, 4, 64], [2, 1, 1, 32]),
+        ([3, 2, 7, 6], [1, 1, 1, 3]),
+        ([1, 5, 1, 2], [1, 1, 1, 1]),
+        ([2, 4, 33, 20], [1, 1, 33, 10]),
+    ] {
+        let turn = Turn { shape, angles };
+        let count = shape.iter().product();
+        let [x, w, u] = [(); 3].map(|()| random.floats(count));
+        let turns = random.floats(angles.iter().product());
+        let (cos, sin): (Vec<f32>, Vec<f32>) = turns.iter().map(|a| (a.cos(), a.sin())).unzip();
+        let (cosines, sines) = (in_f64(&cos), in_f64(&sin));
+        let rotated = |x: &[f64], way: f64| -> Vec<f64> {
+            let places = turn.places().zip(x);
+            let turned = places.map(|((angle, partner, sign), own)| {
+                own * cosines[angle] + way * sign * x[partner] * sines[angle]
+            });
+            turned.collect()
+        };
+        let expected = rotated(&in_f64(&x), 1.0);
+        let dy: Vec<f64> = expected
+            .iter()
+            .zip(in_f64(&w))
+            .map(|(y, w)| 2.0 * y * w)
+            .collect();
+        let expected_dx: Vec<f64> = rotated(&dy, -1.0)
+            .into_iter()
+            .zip(in_f64(&u))
+            .map(|(turned, other)| turned + other)
+            .collect();
+        for (name, device) in training_devices() {
+            let on = |values| tensor(values, shape, &device);
+            let [cos, sin] = [&cos, &sin].map(|values| tensor(values, angles, &device));
+            for (order, x) in laid_out(on(&x)).into_iter().enumerate() {
+                let what = format!("order {order} of {shape:?} by {angles:?}, {name}");
+                let x = x.require_grad();
+                let y = rotate(x.clone(), cos.clone(), sin.clone());
+                let squares = y.clone() * y.clone() * on(&w);
+                let gradients = (squares + x.clone() * on(&u)).sum().backward();
+                assert_close(&values(y.detach()), &expected, 1e-5, &what);
+                let dx = x.grad(&gradients).expect("a gradient");
+                assert_close(&values(dx), &expected_dx, 1e-5, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn angles_that_are_tracked_get_a_gradient_too() {
+    let mut random = Random(18);
+    let (shape, angles) = ([2, 3, 5, 8], [1, 1, 5, 4]);
+    let turn = Turn { shape, angles };
+    let count = shape.iter().product();
+    let [x, dy] = [(); 2].map(|()| random.floats(count));
+    let [cos, sin] = [(); 2].map(|()| random.floats(20));
+    let [mut expected_cos, mut expected_sin] = [vec![0.0; 20], vec![0.0; 20]];
+    for (at, (angle, partner, sign)) in turn.places().enumerate() {
+        expected_cos[angle] += f64::from(dy[at]) * f64::from(x[at]);
+        expected_sin[angle] += f64::from(dy[at]) * sign * f64::from(x[partner]);
+    }
+    for (name, device) in training_devices() {
+        let [cos, sin] = [&cos, &sin].map(|values| tensor(values, angles, &device).require_grad());
+        // Not a leaf itself.
+        let opposite = sin.clone().neg();
+        let y = rotate(tensor(&x, shape, &device), cos.clone(), opposite.neg());
+        let gradients = (y * tensor(&dy, shape, &device)).sum().backward();
+        let [dcos, dsin] = [cos, sin].map(|angle| angle.grad(&gradients).expect("a gradient"));
+        assert_close(&values(dcos), &expected_cos, 1e-5, &name);
+        assert_close(&values(dsin), &expected_sin, 1e-5, &name);
     }
 }
 

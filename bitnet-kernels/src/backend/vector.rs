@@ -1,5 +1,5 @@
-//! [`VectorOps`] on each backend: slices on CPUs, kernels for the norm on GPUs, and the norm's gradient for autodiff; everything
-//! else is the default bodies.
+//! [`VectorOps`] on each backend: slices on CPUs, kernels on GPUs, and gradients for autodiff; everything else is the default
+//! bodies.
 
 #![cfg_attr(
     feature = "ndarray",
@@ -9,78 +9,7 @@
     )
 )]
 
-use burn::backend::autodiff::Autodiff;
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::FloatTensor;
-
-use crate::VectorOps;
-
-#[derive(Debug)]
-struct NormBackward;
-
-impl<B: VectorOps> Backward<B, 2> for NormBackward {
-    type State = (NodeId, FloatTensor<B>, f32);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        let [x, gamma] = ops.parents;
-        let dy = grads.consume::<B>(&ops.node);
-        let (input, factors, epsilon) = ops.state;
-        let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
-        let (dx, dgamma) = B::rms_norm_dx(input, factors, dy, epsilon);
-        if let Some(x) = x {
-            grads.register::<B>(x.id, dx);
-        }
-        if let Some(gamma) = gamma {
-            grads.register::<B>(gamma.id, dgamma);
-        }
-    }
-}
-
-/// The norm has a gradient of its own; the others are composed of primitives, and so differentiated by them.
-impl<B: VectorOps, C: CheckpointStrategy> VectorOps for Autodiff<B, C> {
-    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
-        match NormBackward
-            .prepare::<C>([x.node(), gamma.node()])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(mut prep) => {
-                let input = prep.checkpoint(&x);
-                let factors = gamma.into_primitive();
-                let y = B::rms_norm(x.into_primitive(), factors.clone(), epsilon);
-                prep.finish((input, factors, epsilon), y)
-            }
-            OpsKind::UnTracked(prep) => {
-                let (x, gamma) = (x.into_primitive(), gamma.into_primitive());
-                prep.finish(B::rms_norm(x, gamma, epsilon))
-            }
-        }
-    }
-
-    /// No gradient of a gradient is offered, as everywhere in Burn's autodiff.
-    fn rms_norm_dx(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        dy: FloatTensor<Self>,
-        epsilon: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let [x, gamma, dy] = [x, gamma, dy].map(|tensor| tensor.into_primitive());
-        let (dx, dgamma) = B::rms_norm_dx(x, gamma, dy, epsilon);
-        (
-            <FloatTensor<Self>>::new(dx),
-            <FloatTensor<Self>>::new(dgamma),
-        )
-    }
-}
+mod autodiff;
 
 #[cfg(feature = "cube")]
 mod cube {
@@ -89,11 +18,12 @@ mod cube {
     use burn::backend::tensor::FloatTensor;
     use burn::tensor::{DType, Shape};
     use burn_cubecl::CubeBackend;
-    use burn_cubecl::kernel::into_contiguous;
+    use burn_cubecl::kernel::{into_contiguous, untile};
+    use burn_cubecl::tensor::CubeTensor;
 
-    use crate::VectorOps;
     use crate::backend::cube::empty_like;
-    use crate::cube::norm;
+    use crate::cube::{gated, norm, rotate};
+    use crate::{Activation, VectorOps};
 
     impl VectorOps for CubeBackend {
         fn rms_norm(
@@ -136,6 +66,86 @@ mod cube {
             let dgamma = Self::float_sum_dim(sums, 0);
             (dx, burn_cubecl::ops::reshape(dgamma, Shape::new([d])))
         }
+
+        fn gated(
+            gate: FloatTensor<Self>,
+            up: FloatTensor<Self>,
+            activation: Activation,
+        ) -> FloatTensor<Self> {
+            let [gate, up] = [gate, up].map(into_contiguous);
+            let y = empty_like(&gate, gate.shape(), DType::F32);
+            gated::forward(
+                &y.client,
+                [&gate.handle, &up.handle, &y.handle],
+                y.shape().num_elements(),
+                activation,
+            );
+            y
+        }
+
+        fn gated_dx(
+            gate: FloatTensor<Self>,
+            up: FloatTensor<Self>,
+            dy: FloatTensor<Self>,
+            activation: Activation,
+        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+            let [gate, up, dy] = [gate, up, dy].map(into_contiguous);
+            let [dgate, dup] = [(); 2].map(|()| empty_like(&gate, gate.shape(), DType::F32));
+            gated::backward(
+                &dgate.client,
+                [&gate.handle, &up.handle, &dy.handle],
+                [&dgate.handle, &dup.handle],
+                gate.shape().num_elements(),
+                activation,
+            );
+            (dgate, dup)
+        }
+
+        fn rotate(
+            x: FloatTensor<Self>,
+            cos: FloatTensor<Self>,
+            sin: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            let y = empty_like(&x, x.shape(), DType::F32);
+            turn(x, [cos, sin], &y, false);
+            y
+        }
+
+        /// Heads lie beside each other within a position: the gradient of the projection that gave them is a view.
+        fn rotate_dx(
+            dy: FloatTensor<Self>,
+            cos: FloatTensor<Self>,
+            sin: FloatTensor<Self>,
+        ) -> FloatTensor<Self> {
+            let [batch, heads, seq, d] = dy.shape().dims();
+            let dx = empty_like(&dy, Shape::new([batch, seq, heads, d]), DType::F32);
+            let dx = burn_cubecl::ops::permute(dx, &[0, 2, 1, 3]);
+            turn(dy, [cos, sin], &dx, true);
+            dx
+        }
+    }
+
+    /// Writes `x`, turned or turned back, to `y`.
+    fn turn(x: CubeTensor, angles: [CubeTensor; 2], y: &CubeTensor, back: bool) {
+        let x = untile(x);
+        let x = match x.meta.strides().last() {
+            Some(1) => x,
+            _ => into_contiguous(x),
+        };
+        let [batch, heads, seq, d] = x.shape().dims();
+        let expanded = |angle| {
+            let shape = Shape::new([batch, heads, seq, d / 2]);
+            CubeBackend::float_expand(into_contiguous(angle), shape)
+        };
+        let [cos, sin] = angles.map(expanded);
+        let width = rotate::width(d / 2, &x.meta.strides()[..3]);
+        rotate::launch(
+            &y.client,
+            [x, cos, sin, y.clone()].map(CubeTensor::into_tensor_arg),
+            batch * heads * seq * (d / 2),
+            width,
+            back,
+        );
     }
 }
 

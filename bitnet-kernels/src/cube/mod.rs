@@ -9,10 +9,12 @@ pub mod attention;
 pub mod dense;
 pub mod dequantize;
 pub mod float;
+pub mod gated;
 pub mod gemm;
 pub mod gemv;
 pub mod norm;
 pub mod quantize;
+pub mod rotate;
 pub mod rows;
 #[cfg(all(test, feature = "shader-text"))]
 mod shader_text;

@@ -14,8 +14,11 @@ use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
 use super::attention::{attend, plan, store};
-use super::{Capabilities, dequantize, float, gemm, gemv, norm, quantize, rows, table, ternarize};
-use crate::{AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
+use super::{
+    Capabilities, dequantize, float, gated, gemm, gemv, norm, quantize, rotate, rows, table,
+    ternarize,
+};
+use crate::{Activation, AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
 
 /// One kernel variant: its name, and how to define it.
 struct Variant {
@@ -70,6 +73,13 @@ fn start(units: (u32, u32)) -> (KernelSettings, Arc<DeviceProperties>, Arc<Targe
 
 fn buffer() -> BufferCompilationArg {
     BufferCompilationArg { inplace: None }
+}
+
+fn tensor() -> TensorCompilationArg {
+    TensorCompilationArg {
+        meta: TensorMetaCompilationArg { len: (), rank: () },
+        buffer: buffer(),
+    }
 }
 
 const F32: ElemType = ElemType::Float(FloatKind::F32);
@@ -157,6 +167,75 @@ fn variants(native: bool) -> Vec<Variant> {
             .define()
         }),
     );
+    for width in [1, 4] {
+        for activation in [Activation::Silu, Activation::Relu2] {
+            add(
+                format!("open_gates {width} {activation:?}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((256, 1));
+                    gated::open_gates::OpenGates::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        width,
+                        256,
+                        activation,
+                    )
+                    .define()
+                }),
+            );
+            add(
+                format!("open_gates_dx {width} {activation:?}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((256, 1));
+                    gated::open_gates_dx::OpenGatesDx::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        b(),
+                        (),
+                        width,
+                        256,
+                        activation,
+                    )
+                    .define()
+                }),
+            );
+        }
+        for back in [false, true] {
+            add(
+                format!("rotate_pairs {width} back {back}"),
+                false,
+                Box::new(move || {
+                    let (settings, properties, target) = start((256, 1));
+                    rotate::rotate_pairs::RotatePairs::new(
+                        settings,
+                        properties,
+                        target,
+                        tensor(),
+                        tensor(),
+                        tensor(),
+                        tensor(),
+                        width,
+                        256,
+                        width,
+                        back,
+                    )
+                    .define()
+                }),
+            );
+        }
+    }
     add(
         "sort_places".to_owned(),
         false,

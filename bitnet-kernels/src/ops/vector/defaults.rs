@@ -66,6 +66,34 @@ pub fn gated<B: Backend>(
     B::float_mul(gate, up)
 }
 
+/// See [`VectorOps::gated_dx`](super::VectorOps::gated_dx). With `s = sigmoid(x)`, SiLU has the slope `s·(1 + x·(1 − s))`, and
+/// `max(x, 0)²` has `2·max(x, 0)`.
+pub fn gated_dx<B: Backend>(
+    gate: FloatTensor<B>,
+    up: FloatTensor<B>,
+    dy: FloatTensor<B>,
+    activation: Activation,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (opened, slope) = match activation {
+        Activation::Silu => {
+            let sigmoid = B::sigmoid(gate.clone());
+            let opened = B::float_mul(gate.clone(), sigmoid.clone());
+            let rest = B::float_sub(gate, opened.clone()); // x·(1 − s)
+            let slope = B::float_mul(sigmoid, B::float_add_scalar(rest, Scalar::from(1.0)));
+            (opened, slope)
+        }
+        Activation::Relu2 => {
+            let positive = B::relu(gate);
+            let opened = B::float_mul(positive.clone(), positive.clone());
+            (opened, B::float_mul_scalar(positive, Scalar::from(2.0)))
+        }
+    };
+    (
+        B::float_mul(B::float_mul(dy.clone(), up), slope),
+        B::float_mul(dy, opened),
+    )
+}
+
 /// See [`VectorOps::rotate`](super::VectorOps::rotate).
 pub fn rotate<B: Backend>(
     x: FloatTensor<B>,

@@ -1,9 +1,8 @@
 //! What a transformer does between its products, one pass over the numbers each, as a Burn backend extension.
 //!
-//! On a CPU the cost of these is that of reading, writing and calling, so each is one operation there. On GPUs the norm is one
-//! kernel, too, and its gradient three: composed of primitives, its sums along rows and columns are slow there. The others
-//! are their default bodies of Burn primitives ([`defaults`]), which Burn's fusion turns into one kernel and autodiff
-//! differentiates.
+//! The cost of these is that of reading, writing and calling, so each is one operation on CPUs and one kernel on GPUs. So are
+//! their gradients on GPUs, but for that of the norm, which is three kernels; on CPUs gradients are the default bodies of
+//! Burn primitives ([`defaults`]).
 
 #![cfg_attr(
     feature = "ndarray",
@@ -61,7 +60,7 @@ pub trait VectorOps: Backend {
     }
 
     /// See [`gated`]. Both are f32.
-    #[fusion(default)]
+    #[fusion(dtype = gate, shape = same(gate))]
     fn gated(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
@@ -70,14 +69,40 @@ pub trait VectorOps: Backend {
         defaults::gated::<Self>(gate, up, activation)
     }
 
+    /// Gradients of [`gated`](Self::gated): that of `gate` and that of `up`.
+    #[fusion(meta = |gate, up, _dy, _activation| {
+        (
+            TensorSpec::new(gate.shape.clone(), DType::F32),
+            TensorSpec::new(up.shape.clone(), DType::F32),
+        )
+    })]
+    fn gated_dx(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        activation: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        defaults::gated_dx::<Self>(gate, up, dy, activation)
+    }
+
     /// See [`rotate`]. All are f32.
-    #[fusion(default)]
+    #[fusion(dtype = x, shape = same(x))]
     fn rotate(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         defaults::rotate::<Self>(x, cos, sin)
+    }
+
+    /// The gradient of [`rotate`](Self::rotate) for `x`: the rotation by the opposite angles.
+    #[fusion(dtype = dy, shape = same(dy))]
+    fn rotate_dx(
+        dy: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::rotate(dy, cos, Self::float_neg(sin))
     }
 }
 
@@ -138,8 +163,10 @@ pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activat
 ///
 /// # Panics
 ///
-/// Panics if the shapes do not fit.
+/// Panics if the shapes do not fit, or if numbers are not f32.
 pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    let dtypes = [x.dtype(), cos.dtype(), sin.dtype()];
+    assert_eq!(dtypes, [DType::F32; 3], "a rotation in f32");
     let [batch, _, seq, d] = x.dims();
     let angles = cos.dims();
     assert!(
