@@ -124,6 +124,20 @@ pub(crate) fn descale(acc: i32, x_scale: f32) -> f32 {
     f32::cast_from(acc) / x_scale
 }
 
+/// [`descale`] with the correctly rounded `inverse` of the scale at hand, on devices with fused multiply-adds: a quotient from
+/// it is off by a unit at most, and one step with the exact remainder rounds it correctly (Markstein 1990). Quotients near
+/// the largest float are divided.
+#[cube]
+pub(crate) fn descale_by(acc: i32, x_scale: f32, inverse: f32) -> f32 {
+    let n = f32::cast_from(acc);
+    if x_scale < f32::new(1e-24_f32) {
+        n / x_scale
+    } else {
+        let q = n * inverse;
+        fma(fma(-q, x_scale, n), inverse, q)
+    }
+}
+
 /// `index`, or the last valid one.
 #[cube]
 pub(crate) fn last_of(index: usize, count: usize) -> usize {

@@ -11,7 +11,7 @@ use cubecl::cmma::{MatrixIdent, MmaDefinition};
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::arithmetic::{descale, last_of};
+use super::arithmetic::{descale_by, last_of};
 use super::quantize::Layout;
 use super::{Capabilities, Operands, Problem, Refusal, Routine, buffer};
 
@@ -141,6 +141,12 @@ pub fn blueprint(problem: &Problem, device: &Capabilities) -> Result<Blueprint, 
 pub fn launch(client: &Client, problem: &Problem, plan: &Blueprint, operands: &Operands) {
     let words = problem.words();
     let (rows, outs) = plan.tile();
+    // A lane's neighbouring outputs go in one store, where rows of outputs keep them together.
+    let pair = if problem.d_out.is_multiple_of(2) {
+        2
+    } else {
+        1
+    };
     let count = CubeCount::Static(
         problem.d_out.div_ceil(outs) as u32,
         problem.rows.div_ceil(rows) as u32,
@@ -155,37 +161,40 @@ pub fn launch(client: &Client, problem: &Problem, plan: &Blueprint, operands: &O
             CubeDim::new_2d(32, (plan.planes.0 * plan.planes.1) as u32),
             2,
             4,
+            pair,
             buffer(&operands.codes, problem.d_out * words / 2),
             buffer(&operands.x.values, problem.rows * words),
             buffer(&operands.x.scale, problem.rows),
             buffer(&operands.x.sum, problem.rows),
             buffer(&operands.scale, problem.scales()),
-            buffer(&operands.y, problem.rows * problem.d_out),
+            buffer(&operands.y, problem.rows * problem.d_out / pair),
             problem.rows as u32,
             problem.d_out as u32,
             words as u32,
             (problem.group() / BLOCK) as u32,
             problem.scale_stride() as u32,
             *plan,
+            pair,
             problem.output,
         );
     }
 }
 
 #[cube(launch_unchecked)]
-pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
+pub(crate) fn ternary_mma<F: Float, W: Size, V: Size, P: Size>(
     codes: &[Vector<u32, W>], // [d_out, words / 2]
     x: &[Vector<i32, V>],     // [rows, words]: sixteen int8 each
     x_scale: &[f32],          // [rows]
     x_sum: &[i32],            // [rows]
     scale: &[f32],
-    y: &mut [F], // [rows, d_out]
+    y: &mut [Vector<F, P>], // [rows, d_out]
     rows: u32,
     d_out: u32,
     words: u32,
     group_blocks: u32, // blocks per scale, if there are several
     scale_stride: u32, // scales per row, 0 for one scale in all
     #[comptime] plan: Blueprint,
+    #[comptime] pair: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let def = MmaDefinition::<i8, i8, i32>::new(16usize, 8usize, 32usize);
@@ -370,20 +379,27 @@ pub(crate) fn ternary_mma<F: Float, W: Size, V: Size>(
             let row = first_row + plane_row + m * 16 + half * 8 + quad;
             if row < rows {
                 let (s, sum) = (x_scale[row], x_sum[row]);
+                let inverse = f32::new(1.0_f32) / s;
                 #[unroll]
                 for f in 0..fn_ {
                     let at = (m * fn_ + f) * 2 + half;
                     #[unroll]
-                    for e in 0..2usize {
-                        let out = plane_out + f * 8 + quarter * 2 + e;
+                    for first in 0..comptime!(2 / pair) {
+                        let out = plane_out + f * 8 + quarter * 2 + first;
                         if out < d_out {
-                            let value = if comptime!(grouped) {
-                                sums[at].extract(e) / s
-                            } else {
-                                let factor = scale[out * scale_stride];
-                                descale(acc[at].extract(e) - sum, s) * factor
-                            };
-                            y[row * d_out + out] = F::cast_from(value);
+                            let mut values = Vector::<F, P>::empty();
+                            #[unroll]
+                            for e in 0..pair {
+                                let value = if comptime!(grouped) {
+                                    sums[at].extract(first + e) / s
+                                } else {
+                                    let factor = scale[(out + e) * scale_stride];
+                                    descale_by(acc[at].extract(first + e) - sum, s, inverse)
+                                        * factor
+                                };
+                                values.insert(e, F::cast_from(value));
+                            }
+                            y[(row * d_out + out) / pair] = values;
                         }
                     }
                 }
