@@ -577,7 +577,7 @@ fn latent_weights_get_the_straight_through_gradient() {
 #[test]
 fn weights_are_quantized_alike_on_every_device() {
     let mut random = Random(11);
-    for (d_out, d_in) in [(1, 1), (5, 7), (16, 64), (33, 100), (20, 300)] {
+    for (d_out, d_in) in [(1, 1), (5, 7), (16, 64), (33, 100), (20, 300), (300, 1000)] {
         let latent = random.floats(d_out * d_in);
         for quantizer in [WeightQuantizer::AbsMean, WeightQuantizer::Sign] {
             for granularity in granularities(d_in) {

@@ -52,8 +52,8 @@ fn with_gradient<const D: usize, const E: usize>(
 #[test]
 fn attention_weights_and_their_gradient_are_the_formulas() {
     let mut random = Random(11);
-    for (seq, group) in [(1, 1), (7, 3), (70, 1)] {
-        let shape = [2, 2, group * seq, seq];
+    for (heads, seq, group) in [(2, 1, 1), (2, 7, 3), (2, 70, 1), (1, 1100, 1)] {
+        let shape = [heads, heads, group * seq, seq];
         let count = shape.iter().product();
         let (scores, weights) = (random.floats(count), random.floats(count));
         let scale = 1.7;
@@ -181,7 +181,7 @@ fn the_gradient_of_an_embedding_sums_over_all_places_of_an_id() {
 fn gradients_of_a_norm_are_the_formulas() {
     const EPSILON: f64 = 1e-3;
     let mut random = Random(14);
-    for (rows, d) in [(1, 1), (3, 33), (130, 320)] {
+    for (rows, d) in [(1, 1), (3, 33), (130, 320), (40, 2052)] {
         let (x, gamma, dy) = (
             random.floats(rows * d),
             random.floats(d),

@@ -16,7 +16,7 @@ use crate::cube::{self, Problem};
 use crate::defaults::in_dtype;
 use crate::ops::dense::{Lower, Transposed};
 use crate::ops::table::rows_shape;
-use crate::ops::{backward_shape, block_means, forward_shape, rows};
+use crate::ops::{backward_shape, forward_shape, rows};
 use crate::packing::words::words_per_row;
 use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
 
@@ -97,26 +97,18 @@ impl TernaryOps for CubeBackend {
     ) -> (IntTensor<Self>, FloatTensor<Self>) {
         let latent = into_contiguous(latent);
         let [d_out, d_in] = latent.shape().dims();
-        let means = block_means::<Self>(latent.clone(), quantizer, granularity);
-        let (scale, centre) = (into_contiguous(means.scale), into_contiguous(means.centre));
-        let codes = empty_like(
-            &latent,
-            Shape::new([d_out, words_per_row(d_in)]),
-            DType::U32,
-        );
+        let like = |shape, dtype| empty_like(&latent, shape, dtype);
+        let scale = like(Shape::new([granularity.count(d_out, d_in)]), DType::F32);
+        let codes = like(Shape::new([d_out, words_per_row(d_in)]), DType::U32);
         cube::ternarize::launch(
             &latent.client,
-            &latent.handle,
-            &scale.handle,
-            &centre.handle,
-            &codes.handle,
+            [&latent.handle, &scale.handle, &codes.handle],
             (d_out, d_in),
             quantizer,
             granularity,
             dtype_to_storage_type(latent.dtype),
         );
-        let count = granularity.count(d_out, d_in);
-        (codes, burn_cubecl::ops::reshape(scale, Shape::new([count])))
+        (codes, scale)
     }
 }
 

@@ -1,82 +1,98 @@
-//! RMS norms and their gradients: a team of units takes a row.
+//! RMS norms and their gradients: a team of units takes a row and holds it.
 //!
-//! `y = γ·(x·r)`, `r = 1/√(mean(x²) + ε)`. With `x̂ = x·r` and `g = dy·γ`: `dx = r·(g − x̂·mean(g·x̂))`, `dγ = Σ dy·x̂` over rows,
-//! which are added up in parts of [`PART`] by units that own a column each. All numbers are f32.
+//! `y = γ·(x·r)`, `r = 1/√(mean(x²) + ε)`. With `x̂ = x·r` and `g = dy·γ`: `dx = r·(g − x̂·mean(g·x̂))`, `dγ = Σ dy·x̂` over rows.
+//! A cube takes [`PART`] rows one after the other and adds up their `dγ` as it goes. All numbers are f32.
 
 use cubecl::client::Client;
+use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::arithmetic::{last_of, sum_of_lanes};
-use super::rows::Blueprint;
-use super::{buffer, cube_count};
+use super::arithmetic::last_of;
+use super::rows::team::{self, Team, column_of, load_block, row_of, sum_of_row, unit_of};
+use super::{Capabilities, buffer, cube_count};
 
-/// Rows whose contributions to `dγ` one unit adds up.
-const PART: usize = 64;
+/// Rows whose contributions to `dγ` one cube adds up.
+const PART: usize = 32;
+/// Numbers of a row that a unit holds, of each tensor, before a cube takes rows.
+const HELD: usize = 32;
 
 /// Parts of so many rows.
 pub const fn parts(rows: usize) -> usize {
     rows.div_ceil(PART)
 }
 
-/// Writes the norm of `rows` rows of `d`. `tensors` are x, γ and y.
-pub fn forward(client: &Client, tensors: [&Handle; 3], (rows, d): (usize, usize), epsilon: f32) {
-    let plan = Blueprint::of(client);
-    let [x, gamma, y] = tensors;
-    norm_rows::launch(
-        client,
-        cube_count(rows.div_ceil(plan.slots)),
-        plan.dim(),
-        buffer(x, rows * d),
-        buffer(gamma, d),
-        buffer(y, rows * d),
-        rows as u32,
-        d as u32,
-        epsilon,
-        plan,
-    );
+/// A team that holds rows of `d`.
+fn team(client: &Client, d: usize) -> Team {
+    let vector = team::vector(client, d, ElemType::Float(FloatKind::F32));
+    Team::of(&Capabilities::of(client), d, vector, vector, HELD).holding(d)
 }
 
-#[cube(launch)]
-pub(crate) fn norm_rows(
-    x: &[f32], // [rows, d]
-    gamma: &[f32],
-    y: &mut [f32], // [rows, d]
+/// Writes the norm of `rows` rows of `d`. `tensors` are x, γ and y.
+pub fn forward(client: &Client, tensors: [&Handle; 3], (rows, d): (usize, usize), epsilon: f32) {
+    let team = team(client, d);
+    let [x, gamma, y] = tensors;
+    // SAFETY: the kernel takes rows below `rows` and columns below `d` alone.
+    #[allow(unsafe_code)]
+    unsafe {
+        norm_rows::launch_unchecked(
+            client,
+            team.cubes(rows),
+            team.plan.dim(),
+            team.vector,
+            buffer(x, rows * d / team.vector),
+            buffer(gamma, d / team.vector),
+            buffer(y, rows * d / team.vector),
+            rows as u32,
+            d as u32,
+            epsilon,
+            team,
+        );
+    }
+}
+
+#[cube(launch_unchecked)]
+pub(crate) fn norm_rows<V: Size>(
+    x: &[Vector<f32, V>], // [rows, d]
+    gamma: &[Vector<f32, V>],
+    y: &mut [Vector<f32, V>], // [rows, d]
     rows: u32,
     d: u32,
     epsilon: f32,
-    #[comptime] plan: Blueprint,
+    #[comptime] team: Team,
 ) {
-    let lanes = comptime!(plan.lanes);
+    let span = comptime!(team.span);
     let d = d as usize;
-    // Teams beyond the last row do it once more: all units of a cube meet in sums.
-    let team = CUBE_POS * comptime!(plan.slots) + UNIT_POS_Y as usize;
-    let first = last_of(team, rows as usize) * d;
-    let inverse = inverse_root(x, first, d, epsilon, plan);
-    let mut column = UNIT_POS_X as usize;
-    while column < d {
-        y[first + column] = x[first + column] * inverse * gamma[column];
-        column += lanes;
+    let first = row_of(rows as usize, team) * d;
+    let mut held = Array::<f32>::new(comptime!(team.held()));
+    load_block::<f32, V>(x, &mut held, first, 0usize, d, team);
+    let mut squares = f32::new(0.0_f32);
+    #[unroll]
+    for i in 0..comptime!(team.held()) {
+        squares += held[i] * held[i];
+    }
+    let inverse = inverse_root(sum_of_row::<f32>(squares, team), d, epsilon);
+    #[unroll]
+    for turn in 0..comptime!(team.turns) {
+        let column = column_of(0usize, turn, team);
+        if column < d {
+            let factors = gamma[column / span];
+            let mut out = Vector::<f32, V>::empty();
+            #[unroll]
+            for j in 0..span {
+                out.insert(
+                    j,
+                    held[comptime!(turn * span + j)] * inverse * factors.extract(j),
+                );
+            }
+            y[(first + column) / span] = out;
+        }
     }
 }
 
-/// `1/√(mean(x²) + ε)` of a row, known to the team.
+/// `1/√(mean(x²) + ε)` of a row with the sum of its squares.
 #[cube]
-fn inverse_root(
-    x: &[f32],
-    first: usize,
-    d: usize,
-    epsilon: f32,
-    #[comptime] plan: Blueprint,
-) -> f32 {
-    let mut squares = f32::new(0.0_f32);
-    let mut column = UNIT_POS_X as usize;
-    while column < d {
-        let value = x[first + column];
-        squares += value * value;
-        column += comptime!(plan.lanes);
-    }
-    let squares = sum_of_lanes::<f32>(squares, plan.lanes, plan.slots, plan.shuffle);
+fn inverse_root(squares: f32, d: usize, epsilon: f32) -> f32 {
     f32::new(1.0_f32) / (squares / f32::cast_from(d) + epsilon).sqrt()
 }
 
@@ -88,100 +104,139 @@ pub fn backward(
     (rows, d): (usize, usize),
     epsilon: f32,
 ) {
-    let plan = Blueprint::of(client);
+    let team = team(client, d);
     let [x, gamma, dy] = inputs;
     let [dx, dgamma] = outputs;
-    let inverses = client.empty(rows * 4);
-    norm_rows_dx::launch(
-        client,
-        cube_count(rows.div_ceil(plan.slots)),
-        plan.dim(),
-        buffer(x, rows * d),
-        buffer(gamma, d),
-        buffer(dy, rows * d),
-        buffer(dx, rows * d),
-        buffer(&inverses, rows),
-        rows as u32,
-        d as u32,
-        epsilon,
-        plan,
-    );
-    let units = plan.lanes * plan.slots;
-    norm_columns_dx::launch(
-        client,
-        CubeCount::Static(d.div_ceil(units) as u32, parts(rows) as u32, 1),
-        CubeDim::new_1d(units as u32),
-        buffer(x, rows * d),
-        buffer(dy, rows * d),
-        buffer(&inverses, rows),
-        buffer(dgamma, parts(rows) * d),
-        rows as u32,
-        d as u32,
-        units,
-    );
+    // SAFETY: the kernel takes parts of `rows`, rows below `rows` and columns below `d` alone.
+    #[allow(unsafe_code)]
+    unsafe {
+        norm_rows_dx::launch_unchecked(
+            client,
+            cube_count(parts(rows)),
+            team.plan.dim(),
+            team.vector,
+            buffer(x, rows * d / team.vector),
+            buffer(gamma, d / team.vector),
+            buffer(dy, rows * d / team.vector),
+            buffer(dx, rows * d / team.vector),
+            buffer(dgamma, parts(rows) * d),
+            rows as u32,
+            d as u32,
+            epsilon,
+            team,
+        );
+    }
 }
 
-#[cube(launch)]
-pub(crate) fn norm_rows_dx(
-    x: &[f32], // [rows, d]
-    gamma: &[f32],
-    dy: &[f32],           // [rows, d]
-    dx: &mut [f32],       // [rows, d]
-    inverses: &mut [f32], // [rows]
+#[cube(launch_unchecked)]
+pub(crate) fn norm_rows_dx<V: Size>(
+    x: &[Vector<f32, V>], // [rows, d]
+    gamma: &[Vector<f32, V>],
+    dy: &[Vector<f32, V>],     // [rows, d]
+    dx: &mut [Vector<f32, V>], // [rows, d]
+    dgamma: &mut [f32],        // [parts, d]
     rows: u32,
     d: u32,
     epsilon: f32,
-    #[comptime] plan: Blueprint,
+    #[comptime] team: Team,
 ) {
-    let lanes = comptime!(plan.lanes);
-    let d = d as usize;
-    let team = CUBE_POS * comptime!(plan.slots) + UNIT_POS_Y as usize;
-    let row = last_of(team, rows as usize);
-    let first = row * d;
-    let inverse = inverse_root(x, first, d, epsilon, plan);
-    let mut along = f32::new(0.0_f32);
-    let mut column = UNIT_POS_X as usize;
-    while column < d {
-        let at = first + column;
-        along += dy[at] * gamma[column] * (x[at] * inverse);
-        column += lanes;
-    }
-    let along = sum_of_lanes::<f32>(along, lanes, plan.slots, plan.shuffle);
-    let along = along / f32::cast_from(d);
-    let mut column = UNIT_POS_X as usize;
-    while column < d {
-        let at = first + column;
-        dx[at] = inverse * (dy[at] * gamma[column] - x[at] * inverse * along);
-        column += lanes;
-    }
-    if UNIT_POS_X == 0 {
-        inverses[row] = inverse;
-    }
-}
-
-#[cube(launch)]
-pub(crate) fn norm_columns_dx(
-    x: &[f32],  // [rows, d]
-    dy: &[f32], // [rows, d]
-    inverses: &[f32],
-    sums: &mut [f32], // [parts, d]
-    rows: u32,
-    d: u32,
-    #[comptime] units: usize,
-) {
+    let span = comptime!(team.span);
+    let at_a_time = comptime!(team.rows());
     let (rows, d) = (rows as usize, d as usize);
-    let column = CUBE_POS_X as usize * units + UNIT_POS as usize;
-    if column >= d {
-        terminate!();
+    // The cube's own teams, of which a whole cube is one.
+    let slot = if comptime!(team.whole) {
+        0usize.runtime()
+    } else {
+        UNIT_POS_Y as usize
+    };
+    let mut held = Array::<f32>::new(comptime!(team.held()));
+    let mut dheld = Array::<f32>::new(comptime!(team.held()));
+    let mut sums = Array::<f32>::new(comptime!(team.held()));
+    #[unroll]
+    for i in 0..comptime!(team.held()) {
+        sums[i] = f32::new(0.0_f32);
     }
-    let part = CUBE_POS_Y as usize;
-    let end = select((part + 1) * PART < rows, (part + 1) * PART, rows);
-    let mut sum = f32::new(0.0_f32);
-    let mut row = part * PART;
-    while row < end {
-        let at = row * d + column;
-        sum += dy[at] * (x[at] * inverses[row]);
-        row += 1;
+
+    let mut done = 0usize;
+    while done < PART {
+        // Teams beyond the last row do it once more, and leave it out of the sums.
+        let row = CUBE_POS * PART + done + slot;
+        let counts = done + slot < PART && row < rows;
+        let first = last_of(row, rows) * d;
+        load_block::<f32, V>(x, &mut held, first, 0usize, d, team);
+        load_block::<f32, V>(dy, &mut dheld, first, 0usize, d, team);
+        let mut squares = f32::new(0.0_f32);
+        let mut along = f32::new(0.0_f32);
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(0usize, turn, team);
+            if column < d {
+                let factors = gamma[column / span];
+                #[unroll]
+                for j in 0..span {
+                    let i = comptime!(turn * span + j);
+                    squares += held[i] * held[i];
+                    along += dheld[i] * factors.extract(j) * held[i];
+                }
+            }
+        }
+        let inverse = inverse_root(sum_of_row::<f32>(squares, team), d, epsilon);
+        let along = sum_of_row::<f32>(along, team) * inverse / f32::cast_from(d);
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(0usize, turn, team);
+            if column < d {
+                let factors = gamma[column / span];
+                let mut out = Vector::<f32, V>::empty();
+                #[unroll]
+                for j in 0..span {
+                    let i = comptime!(turn * span + j);
+                    let normed = held[i] * inverse;
+                    let g = dheld[i] * factors.extract(j);
+                    out.insert(j, inverse * (g - normed * along));
+                    sums[i] += select(counts, dheld[i] * normed, f32::new(0.0_f32));
+                }
+                dx[(first + column) / span] = out;
+            }
+        }
+        done += at_a_time;
     }
-    sums[part * d + column] = sum;
+
+    let to = CUBE_POS * d;
+    let inside = CUBE_POS * PART < rows;
+    if comptime!(team.whole) {
+        #[unroll]
+        for i in 0..comptime!(team.held()) {
+            let column = column_of(0usize, comptime!(i / span), team) + comptime!(i % span);
+            if inside && column < d {
+                dgamma[to + column] = sums[i];
+            }
+        }
+    } else {
+        // The teams' sums of as many columns as a team takes in a turn, added in their order.
+        let width = comptime!(team.units() * team.span);
+        let mut all = Shared::<[f32]>::new_slice(comptime!(team.plan.units() * team.span));
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            sync_cube();
+            #[unroll]
+            for j in 0..span {
+                all[slot * width + unit_of(team) * span + j] = sums[comptime!(turn * span + j)];
+            }
+            sync_cube();
+            let mut own = UNIT_POS as usize;
+            while own < width {
+                let mut sum = all[own];
+                #[unroll]
+                for other in 1..comptime!(team.plan.slots) {
+                    sum += all[other * width + own];
+                }
+                let column = comptime!(turn * width) + own;
+                if inside && column < d {
+                    dgamma[to + column] = sum;
+                }
+                own += comptime!(team.plan.units());
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Activations to integers on the device: one cube per row.
+//! Activations to integers on the device: a [`Team`] takes a row and holds it.
 //!
 //! `s = limit / max(max|x|, 1e-5)`, `q = clamp(round(x·s), -limit - 1, limit)`, bit for bit as
 //! [`quantize::absmax`](crate::quantize::absmax): the maximum runs over bit patterns, so NaN wins, and the
@@ -10,7 +10,10 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 
 use super::arithmetic::{INFINITY_BITS, quotient};
-use super::{Capabilities, buffer, cube_count};
+use super::rows::team::{
+    self, Team, column_of, largest_of_row, load_block, row_of, sum_of_row, unit_of,
+};
+use super::{Capabilities, buffer};
 use crate::packing::words::words_per_row;
 
 /// Order of the quantized columns.
@@ -45,6 +48,20 @@ impl Int8Rows {
     }
 }
 
+/// The decisions of one launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Blueprint {
+    /// Who takes a row.
+    pub team: Team,
+    /// Order of the quantized columns.
+    pub layout: Layout,
+    /// Largest code.
+    pub limit: i8,
+}
+
+/// Numbers of a row that a unit holds.
+const HELD: usize = 64;
+
 /// Quantizes `x [rows, d_in]` of element type `dtype` to codes up to `limit`, in int8 whatever it is.
 pub fn quantize(
     client: &Client,
@@ -57,132 +74,120 @@ pub fn quantize(
 ) -> Int8Rows {
     let out = Int8Rows::empty(client, rows, d_in);
     let quads = words_per_row(d_in) * 4;
-    let width = if d_in.is_multiple_of(4) { 4 } else { 1 };
-    let units = device.max_units.min(256);
-    quantize_rows::launch(
-        client,
-        cube_count(rows),
-        CubeDim::new_1d(units),
-        width,
-        buffer(&x, rows * d_in / width),
-        buffer(&out.values, rows * quads),
-        buffer(&out.scale, rows),
-        buffer(&out.sum, rows),
-        rows as u32,
-        d_in as u32,
-        quads as u32,
-        units as usize,
-        width,
+    let vector = team::vector(client, d_in, dtype);
+    let span = vector.max(4);
+    let plan = Blueprint {
+        team: Team::of(device, quads * 4, vector, span, HELD).of_few(rows, quads * 4, device),
         layout,
         limit,
-        dtype,
-    );
+    };
+    // SAFETY: the kernel takes rows below `rows` alone, and of them columns below `d_in` of `x` and `4 * quads` of the values.
+    #[allow(unsafe_code)]
+    unsafe {
+        quantize_rows::launch_unchecked(
+            client,
+            plan.team.cubes(rows),
+            plan.team.plan.dim(),
+            vector,
+            span / 4,
+            buffer(&x, rows * d_in / vector),
+            buffer(&out.values, rows * quads / (span / 4)),
+            buffer(&out.scale, rows),
+            buffer(&out.sum, rows),
+            rows as u32,
+            d_in as u32,
+            quads as u32,
+            plan,
+            dtype,
+        );
+    }
     out
 }
 
-#[cube(launch)]
-pub(crate) fn quantize_rows<F: Float, V: Size>(
-    x: &[Vector<F, V>],
-    values: &mut [i32],
+#[cube(launch_unchecked)]
+pub(crate) fn quantize_rows<F: Float, V: Size, W: Size>(
+    x: &[Vector<F, V>],            // [rows, d_in]
+    values: &mut [Vector<i32, W>], // [rows, quads]
     scales: &mut [f32],
     sums: &mut [i32],
     rows: u32,
     d_in: u32,
     quads: u32,
-    #[comptime] units: usize,
-    #[comptime] width: usize,
-    #[comptime] layout: Layout,
-    #[comptime] limit: i8,
+    #[comptime] plan: Blueprint,
     #[define(F)] _dtype: ElemType,
 ) {
-    let row = CUBE_POS;
-    if row >= rows as usize {
-        terminate!();
-    }
-    let unit = UNIT_POS as usize;
-    let quads = quads as usize;
-    let largest = largest_bits::<F, V>(x, row, quads, d_in, units, width);
+    let team = comptime!(plan.team);
+    let words = comptime!(team.span / 4);
+    let row = row_of(rows as usize, team);
+    let (d_in, quads) = (d_in as usize, quads as usize);
+    let mut held = Array::<f32>::new(comptime!(team.held()));
+    let largest = largest_bits::<F, V>(x, &mut held, row * d_in, d_in, team);
     let healthy = largest < INFINITY_BITS;
-    let scale = scale_of(largest, limit);
+    let scale = scale_of(largest, plan.limit);
 
     let mut sum = 0i32;
-    let mut quad = unit;
-    while quad < quads {
-        let four = load_four::<F, V>(x, row, quad, d_in, width);
-        let mut word = 0u32;
+    let mut block = 0usize;
+    while block < quads * 4 {
+        if comptime!(!team.once) {
+            load_block::<F, V>(x, &mut held, row * d_in, block, d_in, team);
+        }
         #[unroll]
-        for j in 0..4usize {
-            let q = i32::cast_from(code_of(four[j], scale, limit));
-            let q = select(healthy, q, 0i32);
-            sum += q;
-            word |= (u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32);
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(block, turn, team);
+            let mut out = Vector::<i32, W>::empty();
+            #[unroll]
+            for i in 0..words {
+                let mut word = 0u32;
+                #[unroll]
+                for j in 0..4usize {
+                    let value = held[comptime!(turn * team.span + i * 4 + j)];
+                    let q = i32::cast_from(code_of(value, scale, plan.limit));
+                    let q = select(healthy, q, 0i32);
+                    sum += q;
+                    word |= (u32::cast_from(q) & 0xFFu32) << (8u32 * j as u32);
+                }
+                out.insert(i, i32::cast_from(word));
+            }
+            if column < quads * 4 {
+                let quad = column / 4;
+                let place = match comptime!(plan.layout) {
+                    Layout::Rows => quad,
+                    // The words of a span are neighbours here as well.
+                    Layout::Planes => (quad / 4 % 4) * (quads / 4) + (quad / 16) * 4 + quad % 4,
+                };
+                values[(row * quads + place) / words] = out;
+            }
         }
-        let place = match comptime!(layout) {
-            Layout::Rows => quad,
-            Layout::Planes => (quad / 4 % 4) * (quads / 4) + (quad / 16) * 4 + quad % 4,
-        };
-        values[row * quads + place] = i32::cast_from(word);
-        quad += units;
+        block += comptime!(team.block());
     }
-    let mut partial = Shared::<[i32]>::new_slice(units);
-    partial[unit] = sum;
-    sync_cube();
-    let mut half = comptime!(units / 2);
-    #[unroll]
-    for _ in 0..comptime!(units.ilog2()) {
-        if unit < half {
-            let other = partial[unit + half];
-            partial[unit] += other;
-        }
-        sync_cube();
-        comptime!(half /= 2);
-    }
-    if unit == 0 {
+    let sum = sum_of_row::<i32>(sum, team);
+    if unit_of(team) == 0 {
         scales[row] = scale;
-        sums[row] = partial[0];
+        sums[row] = sum;
     }
 }
 
-/// The bits of the largest magnitude of a row, known to all units of the cube.
+/// The bits of the largest magnitude of the row that begins at `first`, whose last block stays held.
 #[cube]
 fn largest_bits<F: Float, V: Size>(
     x: &[Vector<F, V>],
-    row: usize,
-    quads: usize,
-    d_in: u32,
-    #[comptime] units: usize,
-    #[comptime] width: usize,
+    held: &mut Array<f32>,
+    first: usize,
+    d_in: usize,
+    #[comptime] team: Team,
 ) -> u32 {
-    let unit = UNIT_POS as usize;
-    let mut maxima = Shared::<[u32]>::new_slice(units);
     let mut largest = 0u32;
-    let mut quad = unit;
-    while quad < quads {
-        let four = load_four::<F, V>(x, row, quad, d_in, width);
+    let mut block = 0usize;
+    while block < d_in {
+        load_block::<F, V>(x, held, first, block, d_in, team);
         #[unroll]
-        for j in 0..4usize {
-            let bits = u32::reinterpret(four[j]) & 0x7FFF_FFFFu32;
+        for i in 0..comptime!(team.held()) {
+            let bits = u32::reinterpret(held[i]) & 0x7FFF_FFFFu32;
             largest = select(bits > largest, bits, largest);
         }
-        quad += units;
+        block += comptime!(team.block());
     }
-    maxima[unit] = largest;
-    sync_cube();
-    let mut half = comptime!(units / 2);
-    #[unroll]
-    for _ in 0..comptime!(units.ilog2()) {
-        if unit < half {
-            let other = maxima[unit + half];
-            if other > maxima[unit] {
-                maxima[unit] = other;
-            }
-        }
-        sync_cube();
-        comptime!(half /= 2);
-    }
-    let largest = maxima[0];
-    sync_cube();
-    largest
+    largest_of_row::<u32>(largest, team)
 }
 
 /// The scale of a row from the bits of its largest magnitude. NaN stays NaN, infinity gives 0; both make quotients NaN.
@@ -214,83 +219,60 @@ pub fn fake_quantize(
     dtype: ElemType,
     limit: i8,
 ) {
-    let units = device.max_units.min(256);
-    fake_quantize_rows::launch(
-        client,
-        cube_count(rows),
-        CubeDim::new_1d(units),
-        1,
-        buffer(x, rows * d_in),
-        buffer(seen, rows * d_in),
-        rows as u32,
-        d_in as u32,
-        (words_per_row(d_in) * 4) as u32,
-        units as usize,
-        1,
-        limit,
-        dtype,
-    );
+    let vector = team::vector(client, d_in, dtype);
+    let team = Team::of(device, d_in, vector, vector, HELD).of_few(rows, d_in, device);
+    // SAFETY: the kernel takes rows below `rows` and columns below `d_in` alone.
+    #[allow(unsafe_code)]
+    unsafe {
+        fake_quantize_rows::launch_unchecked(
+            client,
+            team.cubes(rows),
+            team.plan.dim(),
+            vector,
+            buffer(x, rows * d_in / vector),
+            buffer(seen, rows * d_in / vector),
+            rows as u32,
+            d_in as u32,
+            team,
+            limit,
+            dtype,
+        );
+    }
 }
 
-#[cube(launch)]
+#[cube(launch_unchecked)]
 pub(crate) fn fake_quantize_rows<F: Float, V: Size>(
-    x: &[Vector<F, V>],
-    seen: &mut [F],
+    x: &[Vector<F, V>],        // [rows, d_in]
+    seen: &mut [Vector<F, V>], // [rows, d_in]
     rows: u32,
     d_in: u32,
-    quads: u32,
-    #[comptime] units: usize,
-    #[comptime] width: usize,
+    #[comptime] team: Team,
     #[comptime] limit: i8,
     #[define(F)] _dtype: ElemType,
 ) {
-    let row = CUBE_POS;
-    if row >= rows as usize {
-        terminate!();
-    }
-    let largest = largest_bits::<F, V>(x, row, quads as usize, d_in, units, width);
+    let d_in = d_in as usize;
+    let first = row_of(rows as usize, team) * d_in;
+    let mut held = Array::<f32>::new(comptime!(team.held()));
+    let largest = largest_bits::<F, V>(x, &mut held, first, d_in, team);
     let scale = scale_of(largest, limit);
-    let d_in = d_in as usize;
-    let mut column = UNIT_POS as usize;
-    while column < d_in {
-        let value = f32::cast_from(x[row * d_in + column].extract(0usize));
-        let q = code_of(value, scale, limit);
-        seen[row * d_in + column] = F::cast_from(q / scale);
-        column += units;
-    }
-}
-
-/// Columns `4·quad ..` of a row, widened to f32, 0 beyond `d_in`.
-#[cube]
-fn load_four<F: Float, V: Size>(
-    x: &[Vector<F, V>],
-    row: usize,
-    quad: usize,
-    d_in: u32,
-    #[comptime] width: usize,
-) -> Array<f32> {
-    let d_in = d_in as usize;
-    let mut four = Array::<f32>::new(4usize);
-    if comptime!(width == 4) {
-        let inside = quad * 4 < d_in;
-        let at = select(inside, row * (d_in / 4) + quad, 0usize);
-        let loaded = x[at];
-        #[unroll]
-        for j in 0..4usize {
-            four[j] = select(inside, f32::cast_from(loaded.extract(j)), f32::new(0.0_f32));
+    let mut block = 0usize;
+    while block < d_in {
+        if comptime!(!team.once) {
+            load_block::<F, V>(x, &mut held, first, block, d_in, team);
         }
-    } else {
         #[unroll]
-        for j in 0..4usize {
-            let column = quad * 4 + j;
-            let inside = column < d_in;
-            let at = select(inside, row * d_in + column, 0usize);
-            four[j] = select(
-                inside,
-                f32::cast_from(x[at].extract(0usize)),
-                f32::new(0.0_f32),
-            );
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(block, turn, team);
+            if column < d_in {
+                let mut out = Vector::<F, V>::empty();
+                #[unroll]
+                for j in 0..comptime!(team.span) {
+                    let q = code_of(held[comptime!(turn * team.span + j)], scale, limit);
+                    out.insert(j, F::cast_from(q / scale));
+                }
+                seen[(first + column) / comptime!(team.span)] = out;
+            }
         }
+        block += comptime!(team.block());
     }
-    four
 }

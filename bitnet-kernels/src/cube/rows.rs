@@ -1,7 +1,9 @@
 //! Attention weights, losses and gradients of embeddings: rows are read once, or again from the nearest cache.
 //!
-//! A team of units takes a row of attention weights; a cube takes a row of logits or of a table. Numbers are widened to f32 on their way in,
-//! and rounded once on their way out. Method of the sums: online softmax (arXiv 1805.02867).
+//! A [`Team`] takes a row of attention weights; a cube takes a row of logits or of a table. Numbers are widened to f32 on their
+//! way in, and rounded once on their way out. What a query does not see is not read. Method of the sums: online softmax (arXiv 1805.02867).
+
+pub mod team;
 
 use cubecl::client::Client;
 use cubecl::ir::ElemType;
@@ -10,6 +12,7 @@ use cubecl::server::Handle;
 
 use super::arithmetic::{largest_of_lanes, last_of, sum_of_lanes};
 use super::{Capabilities, buffer, cube_count};
+use team::{Team, column_of, largest_of_row, load_block, row_of, sum_of_row};
 
 /// The decisions of one launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,8 +26,7 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    pub(super) fn of(client: &Client) -> Self {
-        let device = Capabilities::of(client);
+    pub(super) fn of(device: &Capabilities) -> Self {
         let shuffle = device.plane > 1;
         let lanes = if shuffle { device.plane.min(32) } else { 32 };
         let units = device.max_units.min(256);
@@ -35,10 +37,18 @@ impl Blueprint {
         }
     }
 
+    /// Units of a cube.
+    pub const fn units(&self) -> usize {
+        self.lanes * self.slots
+    }
+
     pub(super) const fn dim(&self) -> CubeDim {
         CubeDim::new_2d(self.lanes as u32, self.slots as u32)
     }
 }
+
+/// Numbers of a row of attention weights that a unit holds, of each tensor.
+const HELD: usize = 32;
 
 /// `weights = softmax(scale · scores)` of each row over the columns up to its query, 0 beyond; `[batch, heads, rows, seq]`.
 pub fn causal_softmax(
@@ -49,65 +59,121 @@ pub fn causal_softmax(
     scale: f32,
     dtype: ElemType,
 ) {
-    let plan = Blueprint::of(client);
+    let vector = team::vector(client, seq, dtype);
+    let team = Team::of(&Capabilities::of(client), seq, vector, vector, HELD);
     let rows = batch * heads * rows;
-    softmax_rows::launch(
-        client,
-        cube_count(rows.div_ceil(plan.slots)),
-        plan.dim(),
-        buffer(scores, rows * seq),
-        buffer(weights, rows * seq),
-        rows as u32,
-        seq as u32,
-        scale,
-        plan,
-        dtype,
-    );
+    // SAFETY: the kernel takes rows below `rows` and columns below `seq` alone.
+    #[allow(unsafe_code)]
+    unsafe {
+        softmax_rows::launch_unchecked(
+            client,
+            team.cubes(rows),
+            team.plan.dim(),
+            vector,
+            buffer(scores, rows * seq / vector),
+            buffer(weights, rows * seq / vector),
+            rows as u32,
+            seq as u32,
+            scale,
+            team,
+            dtype,
+        );
+    }
 }
 
-#[cube(launch)]
-pub(crate) fn softmax_rows<F: Float>(
-    scores: &[F],      // [rows, seq]
-    weights: &mut [F], // [rows, seq]
+#[cube(launch_unchecked)]
+pub(crate) fn softmax_rows<F: Float, V: Size>(
+    scores: &[Vector<F, V>],      // [rows, seq]
+    weights: &mut [Vector<F, V>], // [rows, seq]
     rows: u32,
     seq: u32,
     scale: f32,
-    #[comptime] plan: Blueprint,
+    #[comptime] team: Team,
     #[define(F)] _dtype: ElemType,
 ) {
-    let lanes = comptime!(plan.lanes);
+    let span = comptime!(team.span);
     let seq = seq as usize;
-    // Teams beyond the last row do it once more: all units of a cube meet in sums.
-    let team = CUBE_POS * comptime!(plan.slots) + UNIT_POS_Y as usize;
-    let row = last_of(team, rows as usize);
+    let row = row_of(rows as usize, team);
     let seen = row % seq + 1;
     let first = row * seq;
-    let lane = UNIT_POS_X as usize;
+    let mut held = Array::<f32>::new(comptime!(team.held()));
 
     let mut largest = f32::new(f32::MIN);
-    let mut column = lane;
-    while column < seen {
-        let score = f32::cast_from(scores[first + column]) * scale;
-        largest = select(score > largest, score, largest);
-        column += lanes;
-    }
-    let largest = largest_of_lanes::<f32>(largest, lanes, plan.slots, plan.shuffle);
-    let mut sum = f32::new(0.0_f32);
-    let mut column = lane;
-    while column < seen {
-        sum += (f32::cast_from(scores[first + column]) * scale - largest).exp();
-        column += lanes;
-    }
-    let sum = sum_of_lanes::<f32>(sum, lanes, plan.slots, plan.shuffle);
-    let mut column = lane;
-    while column < seq {
-        let mut weight = f32::new(0.0_f32);
-        if column < seen {
-            weight = (f32::cast_from(scores[first + column]) * scale - largest).exp() / sum;
+    let mut block = 0usize;
+    while block < seen {
+        load_block::<F, V>(scores, &mut held, first, block, seen, team);
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(block, turn, team);
+            if column < seen {
+                #[unroll]
+                for j in 0..span {
+                    let score = held[comptime!(turn * span + j)] * scale;
+                    let counts = column + j < seen && score > largest;
+                    largest = select(counts, score, largest);
+                }
+            }
         }
-        weights[first + column] = F::cast_from(weight);
-        column += lanes;
+        block += comptime!(team.block());
     }
+    let largest = largest_of_row::<f32>(largest, team);
+
+    let mut sum = f32::new(0.0_f32);
+    let mut block = 0usize;
+    while block < seen {
+        if comptime!(!team.once) {
+            load_block::<F, V>(scores, &mut held, first, block, seen, team);
+        }
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(block, turn, team);
+            if column < seen {
+                #[unroll]
+                for j in 0..span {
+                    let i = comptime!(turn * span + j);
+                    let weight = power(held[i] * scale, largest, column + j < seen);
+                    held[i] = weight;
+                    sum += weight;
+                }
+            }
+        }
+        block += comptime!(team.block());
+    }
+    let inverse = f32::new(1.0_f32) / sum_of_row::<f32>(sum, team);
+
+    let mut block = 0usize;
+    while block < seq {
+        if comptime!(!team.once) {
+            load_block::<F, V>(scores, &mut held, first, block, seen, team);
+        }
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(block, turn, team);
+            let mut out = Vector::<F, V>::new(F::new(0.0_f32));
+            if column < seen {
+                #[unroll]
+                for j in 0..span {
+                    let mut weight = held[comptime!(turn * span + j)];
+                    if comptime!(!team.once) {
+                        weight = power(weight * scale, largest, column + j < seen);
+                    }
+                    out.insert(j, F::cast_from(weight * inverse));
+                }
+            }
+            if column < seq {
+                weights[(first + column) / span] = out;
+            }
+        }
+        block += comptime!(team.block());
+    }
+}
+
+/// `exp(score − largest)` of a column that counts, else 0.
+#[cube]
+fn power(score: f32, largest: f32, counts: bool) -> f32 {
+    // The exponent is chosen first: that of a column to come may be infinite.
+    let exponent = select(counts, score - largest, f32::new(0.0_f32));
+    select(counts, exponent.exp(), f32::new(0.0_f32))
 }
 
 /// `dscores = scale · w · (dw − Σ w·dw)`. `tensors` are weights, their gradient, and that of the scores.
@@ -118,61 +184,93 @@ pub fn causal_softmax_dx(
     scale: f32,
     dtype: ElemType,
 ) {
-    let plan = Blueprint::of(client);
+    let vector = team::vector(client, seq, dtype);
+    let team = Team::of(&Capabilities::of(client), seq, vector, vector, HELD);
     let rows = batch * heads * rows;
-    let [weights, dweights, dscores] = tensors.map(|tensor| buffer(tensor, rows * seq));
-    softmax_rows_dx::launch(
-        client,
-        cube_count(rows.div_ceil(plan.slots)),
-        plan.dim(),
-        weights,
-        dweights,
-        dscores,
-        rows as u32,
-        seq as u32,
-        scale,
-        plan,
-        dtype,
-    );
+    let [weights, dweights, dscores] = tensors.map(|tensor| buffer(tensor, rows * seq / vector));
+    // SAFETY: the kernel takes rows below `rows` and columns below `seq` alone.
+    #[allow(unsafe_code)]
+    unsafe {
+        softmax_rows_dx::launch_unchecked(
+            client,
+            team.cubes(rows),
+            team.plan.dim(),
+            vector,
+            weights,
+            dweights,
+            dscores,
+            rows as u32,
+            seq as u32,
+            scale,
+            team,
+            dtype,
+        );
+    }
 }
 
-#[cube(launch)]
-pub(crate) fn softmax_rows_dx<F: Float>(
-    weights: &[F],     // [rows, seq]
-    dweights: &[F],    // [rows, seq]
-    dscores: &mut [F], // [rows, seq]
+#[cube(launch_unchecked)]
+pub(crate) fn softmax_rows_dx<F: Float, V: Size>(
+    weights: &[Vector<F, V>],     // [rows, seq]
+    dweights: &[Vector<F, V>],    // [rows, seq]
+    dscores: &mut [Vector<F, V>], // [rows, seq]
     rows: u32,
     seq: u32,
     scale: f32,
-    #[comptime] plan: Blueprint,
+    #[comptime] team: Team,
     #[define(F)] _dtype: ElemType,
 ) {
-    let lanes = comptime!(plan.lanes);
+    let span = comptime!(team.span);
     let seq = seq as usize;
-    let team = CUBE_POS * comptime!(plan.slots) + UNIT_POS_Y as usize;
-    let row = last_of(team, rows as usize);
+    let row = row_of(rows as usize, team);
     let seen = row % seq + 1;
     let first = row * seq;
-    let lane = UNIT_POS_X as usize;
+    let mut w = Array::<f32>::new(comptime!(team.held()));
+    let mut dw = Array::<f32>::new(comptime!(team.held()));
 
     let mut sum = f32::new(0.0_f32);
-    let mut column = lane;
-    while column < seen {
-        let at = first + column;
-        sum += f32::cast_from(weights[at]) * f32::cast_from(dweights[at]);
-        column += lanes;
-    }
-    let sum = sum_of_lanes::<f32>(sum, lanes, plan.slots, plan.shuffle);
-    let mut column = lane;
-    while column < seq {
-        let at = first + column;
-        let mut dscore = f32::new(0.0_f32);
-        if column < seen {
-            let (weight, dweight) = (f32::cast_from(weights[at]), f32::cast_from(dweights[at]));
-            dscore = weight * (dweight - sum) * scale;
+    let mut block = 0usize;
+    while block < seen {
+        load_block::<F, V>(weights, &mut w, first, block, seen, team);
+        load_block::<F, V>(dweights, &mut dw, first, block, seen, team);
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(block, turn, team);
+            if column < seen {
+                #[unroll]
+                for j in 0..span {
+                    let i = comptime!(turn * span + j);
+                    sum += select(column + j < seen, w[i] * dw[i], f32::new(0.0_f32));
+                }
+            }
         }
-        dscores[at] = F::cast_from(dscore);
-        column += lanes;
+        block += comptime!(team.block());
+    }
+    let sum = sum_of_row::<f32>(sum, team);
+
+    let mut block = 0usize;
+    while block < seq {
+        if comptime!(!team.once) {
+            load_block::<F, V>(weights, &mut w, first, block, seen, team);
+            load_block::<F, V>(dweights, &mut dw, first, block, seen, team);
+        }
+        #[unroll]
+        for turn in 0..comptime!(team.turns) {
+            let column = column_of(block, turn, team);
+            let mut out = Vector::<F, V>::new(F::new(0.0_f32));
+            if column < seen {
+                #[unroll]
+                for j in 0..span {
+                    let i = comptime!(turn * span + j);
+                    let dscore = w[i] * (dw[i] - sum) * scale;
+                    let dscore = select(column + j < seen, dscore, f32::new(0.0_f32));
+                    out.insert(j, F::cast_from(dscore));
+                }
+            }
+            if column < seq {
+                dscores[(first + column) / span] = out;
+            }
+        }
+        block += comptime!(team.block());
     }
 }
 
@@ -185,7 +283,7 @@ pub fn cross_entropy(
     [n, vocab]: [usize; 2],
     dtype: ElemType,
 ) {
-    let plan = Blueprint::of(client);
+    let plan = Blueprint::of(&Capabilities::of(client));
     let [losses, log_sums] = outputs.map(|output| buffer(output, n));
     loss_rows::launch(
         client,
@@ -278,7 +376,7 @@ pub fn cross_entropy_dx(
     [n, vocab]: [usize; 2],
     dtype: ElemType,
 ) {
-    let plan = Blueprint::of(client);
+    let plan = Blueprint::of(&Capabilities::of(client));
     let [log_sums, dlosses] = rows.map(|row| buffer(row, n));
     loss_rows_dx::launch(
         client,

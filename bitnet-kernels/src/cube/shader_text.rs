@@ -14,9 +14,10 @@ use cubecl::prelude::*;
 use cubecl_core::{Compiler, WgpuCompilationOptions};
 
 use super::attention::{attend, plan, store};
+use super::rows::team::Team;
 use super::{
-    Capabilities, dequantize, float, gated, gemm, gemv, norm, quantize, rotate, rows, table,
-    ternarize,
+    Capabilities, dense, dequantize, float, gated, gemm, gemv, norm, quantize, rotate, rows,
+    table, ternarize,
 };
 use crate::{Activation, AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
 
@@ -85,6 +86,28 @@ fn tensor() -> TensorCompilationArg {
 const F32: ElemType = ElemType::Float(FloatKind::F32);
 const F16: ElemType = ElemType::Float(FloatKind::F16);
 
+/// Teams of planes and of cubes, with rows that they hold and rows that they do not.
+fn teams() -> Vec<Team> {
+    let team = |shuffle, whole, vector, once| Team {
+        plan: rows::Blueprint {
+            lanes: 32,
+            slots: 8,
+            shuffle,
+        },
+        whole,
+        vector,
+        span: vector,
+        turns: 3,
+        once,
+    };
+    vec![
+        team(false, false, 1, false),
+        team(false, true, 4, true),
+        team(true, false, 8, true),
+        team(true, true, 4, false),
+    ]
+}
+
 /// Every kernel with the switches that change its text. `native` devices have 8-bit dot products.
 fn variants(native: bool) -> Vec<Variant> {
     let mut all = Vec::new();
@@ -96,19 +119,21 @@ fn variants(native: bool) -> Vec<Variant> {
         });
     };
     let b = buffer;
-    for shuffle in [false, true] {
-        let plan = rows::Blueprint {
-            lanes: 32,
-            slots: 8,
-            shuffle,
+    for team in teams() {
+        // Norms are of f32, and their rows are held.
+        let vector = team.vector.min(4);
+        let team = Team {
+            vector,
+            span: vector,
+            once: true,
+            ..team
         };
         add(
-            format!("norm_rows shuffle {shuffle}"),
-            shuffle,
+            format!("norm_rows {team:?}"),
+            team.plan.shuffle,
             Box::new(move || {
                 let (settings, properties, target) = start((32, 8));
-                let norm = norm::norm_rows::NormRows::new;
-                norm(
+                norm::norm_rows::NormRows::new(
                     settings,
                     properties,
                     target,
@@ -118,14 +143,15 @@ fn variants(native: bool) -> Vec<Variant> {
                     (),
                     (),
                     (),
-                    plan,
+                    vector,
+                    team,
                 )
                 .define()
             }),
         );
         add(
-            format!("norm_rows_dx shuffle {shuffle}"),
-            shuffle,
+            format!("norm_rows_dx {team:?}"),
+            team.plan.shuffle,
             Box::new(move || {
                 let (settings, properties, target) = start((32, 8));
                 norm::norm_rows_dx::NormRowsDx::new(
@@ -140,33 +166,13 @@ fn variants(native: bool) -> Vec<Variant> {
                     (),
                     (),
                     (),
-                    plan,
+                    vector,
+                    team,
                 )
                 .define()
             }),
         );
     }
-    add(
-        "norm_columns_dx".to_owned(),
-        false,
-        Box::new(move || {
-            let (settings, properties, target) = start((256, 1));
-            let columns = norm::norm_columns_dx::NormColumnsDx::new;
-            columns(
-                settings,
-                properties,
-                target,
-                b(),
-                b(),
-                b(),
-                b(),
-                (),
-                (),
-                256,
-            )
-            .define()
-        }),
-    );
     for width in [1, 4] {
         for activation in [Activation::Silu, Activation::Relu2] {
             add(
@@ -237,6 +243,15 @@ fn variants(native: bool) -> Vec<Variant> {
         }
     }
     add(
+        "sum_of_parts".to_owned(),
+        false,
+        Box::new(move || {
+            let (settings, properties, target) = start((256, 1));
+            let sum = dense::sum_of_parts::SumOfParts::new;
+            sum(settings, properties, target, 4, b(), b(), (), (), F32).define()
+        }),
+    );
+    add(
         "sort_places".to_owned(),
         false,
         Box::new(move || {
@@ -246,61 +261,110 @@ fn variants(native: bool) -> Vec<Variant> {
         }),
     );
     for dtype in [F32, F16] {
-        for (width, layout, limit) in [
-            (1, quantize::Layout::Rows, 127),
-            (4, quantize::Layout::Planes, 127),
-            (4, quantize::Layout::Planes, 7),
-        ] {
+        for team in teams() {
+            for (layout, limit) in [
+                (quantize::Layout::Rows, 127),
+                (quantize::Layout::Planes, 127),
+                (quantize::Layout::Planes, 7),
+            ] {
+                let plan = quantize::Blueprint {
+                    team: Team {
+                        span: team.vector.max(4),
+                        ..team
+                    },
+                    layout,
+                    limit,
+                };
+                add(
+                    format!("quantize_rows {dtype:?} {plan:?}"),
+                    team.plan.shuffle,
+                    Box::new(move || {
+                        let (settings, properties, target) = start((32, 8));
+                        quantize::quantize_rows::QuantizeRows::new(
+                            settings,
+                            properties,
+                            target,
+                            b(),
+                            b(),
+                            b(),
+                            b(),
+                            (),
+                            (),
+                            (),
+                            team.vector,
+                            plan.team.span / 4,
+                            plan,
+                            dtype,
+                        )
+                        .define()
+                    }),
+                );
+            }
             add(
-                format!("quantize_rows {dtype:?} {width} {layout:?} {limit}"),
-                false,
+                format!("fake_quantize_rows {dtype:?} {team:?}"),
+                team.plan.shuffle,
                 Box::new(move || {
-                    let (settings, properties, target) = start((256, 1));
-                    quantize::quantize_rows::QuantizeRows::new(
+                    let (settings, properties, target) = start((32, 8));
+                    quantize::fake_quantize_rows::FakeQuantizeRows::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        team.vector,
+                        team,
+                        127,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+            add(
+                format!("softmax_rows {dtype:?} {team:?}"),
+                team.plan.shuffle,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 8));
+                    rows::softmax_rows::SoftmaxRows::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        team.vector,
+                        team,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+            add(
+                format!("softmax_rows_dx {dtype:?} {team:?}"),
+                team.plan.shuffle,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 8));
+                    rows::softmax_rows_dx::SoftmaxRowsDx::new(
                         settings,
                         properties,
                         target,
                         b(),
                         b(),
                         b(),
-                        b(),
                         (),
                         (),
                         (),
-                        width,
-                        256,
-                        width,
-                        layout,
-                        limit,
+                        team.vector,
+                        team,
                         dtype,
                     )
                     .define()
                 }),
             );
         }
-        add(
-            format!("fake_quantize_rows {dtype:?}"),
-            false,
-            Box::new(move || {
-                let (settings, properties, target) = start((256, 1));
-                quantize::fake_quantize_rows::FakeQuantizeRows::new(
-                    settings,
-                    properties,
-                    target,
-                    b(),
-                    b(),
-                    (),
-                    (),
-                    (),
-                    1,
-                    256,
-                    1,
-                    127,
-                    dtype,
-                )
-                .define()
-            }),
-        );
         for direction in [float::Direction::Forward, float::Direction::Backward] {
             add(
                 format!("ternary_float {dtype:?} {direction:?}"),
@@ -338,47 +402,6 @@ fn variants(native: bool) -> Vec<Variant> {
                 slots: 8,
                 shuffle,
             };
-            add(
-                format!("softmax_rows {dtype:?} shuffle {shuffle}"),
-                shuffle,
-                Box::new(move || {
-                    let (settings, properties, target) = start((32, 8));
-                    rows::softmax_rows::SoftmaxRows::new(
-                        settings,
-                        properties,
-                        target,
-                        b(),
-                        b(),
-                        (),
-                        (),
-                        (),
-                        plan,
-                        dtype,
-                    )
-                    .define()
-                }),
-            );
-            add(
-                format!("softmax_rows_dx {dtype:?} shuffle {shuffle}"),
-                shuffle,
-                Box::new(move || {
-                    let (settings, properties, target) = start((32, 8));
-                    rows::softmax_rows_dx::SoftmaxRowsDx::new(
-                        settings,
-                        properties,
-                        target,
-                        b(),
-                        b(),
-                        b(),
-                        (),
-                        (),
-                        (),
-                        plan,
-                        dtype,
-                    )
-                    .define()
-                }),
-            );
             add(
                 format!("loss_rows {dtype:?} shuffle {shuffle}"),
                 shuffle,
@@ -446,16 +469,41 @@ fn variants(native: bool) -> Vec<Variant> {
                 .define()
             }),
         );
-        for quantizer in [WeightQuantizer::AbsMean, WeightQuantizer::Sign] {
+        for (quantizer, team) in [WeightQuantizer::AbsMean, WeightQuantizer::Sign]
+            .into_iter()
+            .flat_map(|quantizer| teams().into_iter().map(move |team| (quantizer, team)))
+        {
+            let plan = ternarize::Blueprint {
+                team,
+                quantizer,
+                single: team.whole,
+            };
             add(
-                format!("pack_words {dtype:?} {quantizer:?}"),
-                false,
+                format!("part_sums {dtype:?} {plan:?}"),
+                team.plan.shuffle,
                 Box::new(move || {
-                    let (settings, properties, target) = start((64, 1));
-                    let plan = ternarize::Blueprint {
-                        units: 64,
-                        quantizer,
-                    };
+                    let (settings, properties, target) = start((32, 8));
+                    ternarize::part_sums::PartSums::new(
+                        settings,
+                        properties,
+                        target,
+                        b(),
+                        b(),
+                        (),
+                        (),
+                        (),
+                        team.vector,
+                        plan,
+                        dtype,
+                    )
+                    .define()
+                }),
+            );
+            add(
+                format!("pack_words {dtype:?} {plan:?}"),
+                team.plan.shuffle,
+                Box::new(move || {
+                    let (settings, properties, target) = start((32, 8));
                     ternarize::pack_words::PackWords::new(
                         settings,
                         properties,
@@ -469,6 +517,8 @@ fn variants(native: bool) -> Vec<Variant> {
                         (),
                         (),
                         (),
+                        (),
+                        team.vector,
                         plan,
                         dtype,
                     )

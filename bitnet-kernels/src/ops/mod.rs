@@ -26,8 +26,6 @@ use burn::tensor::{DType, Shape, Tensor};
 
 use crate::{ActivationQuantizer, Granularity, WeightQuantizer};
 
-#[cfg(feature = "cube")]
-pub(crate) use defaults::block_means;
 pub use tensor::TernaryTensor;
 
 /// What a kernel must know of a ternary product beside the tensors.
