@@ -13,7 +13,7 @@ use super::cube_count;
 /// Units of a cube, where a device has room.
 const UNITS: u32 = 256;
 
-/// Numbers that a unit takes of each half of a row, if rows have `half` in a half and start at multiples of `strides`.
+/// Numbers that a unit takes of each half of a row, if a half has `half` and rows start at multiples of `strides`.
 pub fn width(half: usize, strides: &[usize]) -> usize {
     let fits = |width: &usize| {
         half.is_multiple_of(*width) && strides.iter().all(|stride| stride.is_multiple_of(*width))
