@@ -1,5 +1,5 @@
-//! [`VectorOps`] on each backend: slices on CPUs, kernels on GPUs, and gradients for autodiff; everything else is the default
-//! bodies.
+//! [`VectorOps`] on each backend: slices on CPUs, kernels on GPUs, and gradients for autodiff; everything else is the
+//! default bodies.
 
 #![cfg_attr(
     feature = "ndarray",

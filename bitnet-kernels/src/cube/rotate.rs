@@ -1,8 +1,9 @@
 //! Rotary positions: one pass, a unit turns a vector of pairs `(x[i], x[i + d/2])`.
 //!
-//! `(a, b)` becomes `(a·cos − b·sin, b·cos + a·sin)`, and on the way back the rotation by the opposite angle. Tensors are
-//! read and written where they lie: heads beside each other within a position, as a projection gives them, or positions
-//! beside each other within a head, as attention takes them. Angles are broadcast by strides of 0. All numbers are f32.
+//! `(a, b)` becomes `(a·cos − b·sin, b·cos + a·sin)`, and on the way back the rotation by the opposite angle. Tensors
+//! are read and written where they lie: heads beside each other within a position, as a projection gives them, or
+//! positions beside each other within a head, as attention takes them. Angles are broadcast by strides of 0. All
+//! numbers are f32.
 
 use cubecl::client::Client;
 use cubecl::prelude::*;
@@ -12,7 +13,7 @@ use super::cube_count;
 /// Units of a cube, where a device has room.
 const UNITS: u32 = 256;
 
-/// Numbers that a unit takes of each half of a row, if rows have `half` in a half and start at multiples of these strides.
+/// Numbers that a unit takes of each half of a row, if a half has `half` and rows start at multiples of `strides`.
 pub fn width(half: usize, strides: &[usize]) -> usize {
     let fits = |width: &usize| {
         half.is_multiple_of(*width) && strides.iter().all(|stride| stride.is_multiple_of(*width))
@@ -20,8 +21,8 @@ pub fn width(half: usize, strides: &[usize]) -> usize {
     [4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
-/// Turns `pairs` pairs, or turns them back. `tensors` are x, cos, sin and y, all of one batch, heads and positions, whose rows
-/// are contiguous.
+/// Turns `pairs` pairs, or turns them back. `tensors` are x, cos, sin and y, all of the same batch, heads and positions,
+/// with contiguous rows.
 pub fn launch(client: &Client, tensors: [TensorArg; 4], pairs: usize, width: usize, back: bool) {
     let units = client.properties().hardware.max_units_per_cube.min(UNITS);
     let [x, cos, sin, y] = tensors;

@@ -1,7 +1,7 @@
 //! Gradients of norm, gate and rotation.
 //!
-//! Norm and gate keep their inputs, a rotation its angles alone. Gate and rotation take little time, so gradient checkpointing
-//! computes their outputs again.
+//! Norm and gate keep their inputs, a rotation its angles alone. Gate and rotation take little time, so gradient
+//! checkpointing computes their outputs again.
 
 use std::marker::PhantomData;
 

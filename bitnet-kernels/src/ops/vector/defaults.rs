@@ -66,8 +66,8 @@ pub fn gated<B: Backend>(
     B::float_mul(gate, up)
 }
 
-/// See [`VectorOps::gated_dx`](super::VectorOps::gated_dx). With `s = sigmoid(x)`, SiLU has the slope `s·(1 + x·(1 − s))`, and
-/// `max(x, 0)²` has `2·max(x, 0)`.
+/// See [`VectorOps::gated_dx`](super::VectorOps::gated_dx). With `s = sigmoid(x)`, SiLU has the slope
+/// `s·(1 + x·(1 − s))`, and `max(x, 0)²` has `2·max(x, 0)`.
 pub fn gated_dx<B: Backend>(
     gate: FloatTensor<B>,
     up: FloatTensor<B>,
