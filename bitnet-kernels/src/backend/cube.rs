@@ -137,10 +137,9 @@ fn dw(dy: CubeTensor, x: CubeTensor, spec: TernarySpec, output: DType) -> CubeTe
     let (count, d_out) = (rows(&dy.shape()), dy.shape()[dy.shape().num_dims() - 1]);
     let x = into_contiguous(x);
     let seen = match spec.activations.limit() {
-        Some(limit) => fake_quantize(&x, (count, spec.d_in), limit),
-        None => x,
+        Some(limit) => fake_quantize(&x, (count, spec.d_in), limit, dy.dtype),
+        None => in_dtype::<CubeBackend>(x, dy.dtype),
     };
-    let seen = in_dtype::<CubeBackend>(seen, dy.dtype);
     // Few tiles with long sums would leave most multiprocessors idle: parts of the rows are summed side by side.
     let tiles = d_out.div_ceil(TILE) * spec.d_in.div_ceil(TILE);
     let parts = TILES.div_ceil(tiles).next_power_of_two();
@@ -157,6 +156,8 @@ fn dw(dy: CubeTensor, x: CubeTensor, spec: TernarySpec, output: DType) -> CubeTe
     let dw = match parts {
         1 => dw,
         _ if count.is_multiple_of(4) => {
+            // Rows of Burn's products may be padded.
+            let dw = into_contiguous(dw);
             let sum = empty_like(&dw, Shape::new([count]), output);
             let dtype = dtype_to_storage_type(output);
             cube::dense::sum_parts(&sum.client, &dw.handle, &sum.handle, parts, count, dtype);
@@ -177,18 +178,23 @@ const TILES: usize = 256;
 /// Rows that a part of a sum has at least.
 const SHORTEST: usize = 256;
 
-/// What a product with codes up to `limit` sees of `x`, whose shape has `rows` rows of `d_in`.
-fn fake_quantize(x: &CubeTensor, (rows, d_in): (usize, usize), limit: i8) -> CubeTensor {
-    let seen = empty_like(x, x.shape(), x.dtype);
+/// What a product with codes up to `limit` sees of `x`, whose shape has `rows` rows of `d_in`, in number format `dtype`.
+fn fake_quantize(
+    x: &CubeTensor,
+    (rows, d_in): (usize, usize),
+    limit: i8,
+    dtype: DType,
+) -> CubeTensor {
+    let seen = empty_like(x, x.shape(), dtype);
     let device = cube::Capabilities::of(&x.client);
-    let dtype = dtype_to_storage_type(x.dtype);
+    let dtypes = [x.dtype, dtype].map(dtype_to_storage_type);
     cube::quantize::fake_quantize(
         &x.client,
         &device,
         &x.handle,
         &seen.handle,
         (rows, d_in),
-        dtype,
+        dtypes,
         limit,
     );
     seen

@@ -74,8 +74,13 @@ const CHUNK: usize = 8;
 /// Tiles along n that cubes take together, so that those at work at a time share their operands in the cache.
 const BAND: usize = 8;
 
-/// Shapes of a cube, largest first: planes, fragments and stages.
-pub const TILES: &[((usize, usize), (usize, usize), usize)] = &[
+/// A shape of a cube: planes along m and n, fragments of a plane, stages.
+pub type Tile = ((usize, usize), (usize, usize), usize);
+
+/// Shapes to choose from, largest first.
+///
+/// Best of eight on an H200. Eight planes of 64 x 64, 128 x 256 in all, are 3 to 40 % slower, three stages as fast as two.
+pub const TILES: &[Tile] = &[
     ((2, 2), (4, 8), 2),
     ((2, 2), (4, 4), 2),
     ((2, 2), (2, 4), 2),
@@ -182,10 +187,11 @@ pub fn blueprint(client: &Client, product: &Product) -> Option<Blueprint> {
             },
         }
     });
-    let fitting = plans.filter(|plan| plan.shared_bytes() <= hardware.max_shared_memory_size);
+    let fitting = |plan: &Blueprint| plan.shared_bytes() <= hardware.max_shared_memory_size;
+    let fitting: Vec<_> = plans.filter(fitting).collect();
     // The largest that is no wider than the product and leaves no processor idle, or else the smallest.
-    let busy = |plan: &Blueprint| plan.cubes(product) >= processors && plan.tile().1 <= product.n;
-    fitting.clone().find(busy).or_else(|| fitting.last())
+    let busy = |plan: &&Blueprint| plan.cubes(product) >= processors && plan.tile().1 <= product.n;
+    fitting.iter().find(busy).or(fitting.last()).copied()
 }
 
 /// Launches a plan.

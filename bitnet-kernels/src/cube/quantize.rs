@@ -208,15 +208,14 @@ fn code_of(value: f32, scale: f32, #[comptime] limit: i8) -> f32 {
     clamp(Round::round(value * scale), least, most)
 }
 
-/// Writes `q(x) / s` for `x [rows, d_in]`, both of element type `dtype`: what a product with codes up to `limit` sees of
-/// its input.
+/// Writes `q(x) / s` for `x [rows, d_in]`, of these element types: what a product with codes up to `limit` sees of its input.
 pub fn fake_quantize(
     client: &Client,
     device: &Capabilities,
     x: &Handle,
     seen: &Handle,
     (rows, d_in): (usize, usize),
-    dtype: ElemType,
+    [dtype, seen_dtype]: [ElemType; 2],
     limit: i8,
 ) {
     let vector = team::vector(client, d_in, dtype);
@@ -236,19 +235,21 @@ pub fn fake_quantize(
             team,
             limit,
             dtype,
+            seen_dtype,
         );
     }
 }
 
 #[cube(launch_unchecked)]
-pub(crate) fn fake_quantize_rows<F: Float, V: Size>(
+pub(crate) fn fake_quantize_rows<F: Float, S: Float, V: Size>(
     x: &[Vector<F, V>],        // [rows, d_in]
-    seen: &mut [Vector<F, V>], // [rows, d_in]
+    seen: &mut [Vector<S, V>], // [rows, d_in]
     rows: u32,
     d_in: u32,
     #[comptime] team: Team,
     #[comptime] limit: i8,
     #[define(F)] _dtype: ElemType,
+    #[define(S)] _seen_dtype: ElemType,
 ) {
     let d_in = d_in as usize;
     let first = row_of(rows as usize, team) * d_in;
@@ -264,11 +265,11 @@ pub(crate) fn fake_quantize_rows<F: Float, V: Size>(
         for turn in 0..comptime!(team.turns) {
             let column = column_of(block, turn, team);
             if column < d_in {
-                let mut out = Vector::<F, V>::empty();
+                let mut out = Vector::<S, V>::empty();
                 #[unroll]
                 for j in 0..comptime!(team.span) {
                     let q = code_of(held[comptime!(turn * team.span + j)], scale, limit);
-                    out.insert(j, F::cast_from(q / scale));
+                    out.insert(j, S::cast_from(q / scale));
                 }
                 seen[(first + column) / comptime!(team.span)] = out;
             }

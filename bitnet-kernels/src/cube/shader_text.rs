@@ -16,8 +16,8 @@ use cubecl_core::{Compiler, WgpuCompilationOptions};
 use super::attention::{attend, plan, store};
 use super::rows::team::Team;
 use super::{
-    Capabilities, dense, dequantize, float, gated, gemm, gemv, norm, quantize, rotate, rows,
-    table, ternarize,
+    Capabilities, dense, dequantize, float, gated, gemm, gemv, norm, quantize, rotate, rows, table,
+    ternarize,
 };
 use crate::{Activation, AttentionShape, CacheFormat, TableFormat, WeightQuantizer};
 
@@ -316,6 +316,7 @@ fn variants(native: bool) -> Vec<Variant> {
                         team.vector,
                         team,
                         127,
+                        dtype,
                         dtype,
                     )
                     .define()
