@@ -1,8 +1,9 @@
 //! Bit layouts of ternary matrices: pure functions between bytes and trits, no Burn, no `unsafe`.
 //!
-//! [`words`] is our own, canonical layout. The others belong to file formats; each is one file and one line in
-//! [`LAYOUTS`], and the property tests run over that list. Trits are `i8` values -1, 0, 1, row-major `[d_out, d_in]`.
+//! [`words`] is our own, canonical layout, and [`base3`] a smaller one made of it. The others belong to file formats; each is
+//! one file and one line in [`LAYOUTS`], and the property tests run over that list. Trits are `i8` values -1, 0, 1, row-major `[d_out, d_in]`.
 
+pub mod base3;
 mod blocks;
 mod codes;
 pub mod gpu_int2;

@@ -1,0 +1,257 @@
+//! Base 3 × int8 sums with AVX-512, its dot products (VNNI) and its byte permutations (VBMI).
+//!
+//! Method: of n, n - 81 and n - 162 in wrapping bytes the least is v = n mod 81, a lookup in two registers (`vpermi2b`) turns v into
+//! a byte of canonical words, and n - v is 81 times the fifth code: six instructions for 64 bytes, no mask among them. One token
+//! needs no shifts either. Its codes stay where they are in their bytes and have an accumulator for each place: sums of 4, 16,
+//! 64 and 81 times the codes are divided in the end, exactly, since 26215 lines of 4 · 128 · 128 stay below 2³¹, and 81 is a unit
+//! modulo 2³².
+
+use std::arch::x86_64::*;
+
+use super::avx512::{BYTES, Block, PLANES, PREFETCH, TOKENS, add, blocks, load_bytes};
+use crate::cpu::{Base3Kernel, ROWS};
+use crate::packing::base3::{CODES, GROUP, KEPT};
+use crate::packing::words::CODE_MASK;
+
+type Line = [u8; BYTES];
+
+/// `FIFTH_INVERSE · 81 = 1` modulo 2³².
+const FIFTH_INVERSE: u32 = {
+    let (mut inverse, mut correct) = (1_u32, 4); // 81 = 1 modulo 2⁴
+    while correct < 32 {
+        inverse = inverse.wrapping_mul(2_u32.wrapping_sub(81_u32.wrapping_mul(inverse)));
+        correct *= 2;
+    }
+    inverse
+};
+
+const _: () = assert!(FIFTH_INVERSE.wrapping_mul(81) == 1);
+
+/// Proof that the CPU has AVX-512 F, BW, VL, VNNI and VBMI.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx512Vbmi(());
+
+impl Avx512Vbmi {
+    pub(super) fn new() -> Option<&'static Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512vbmi");
+        has.then_some(&Self(()))
+    }
+}
+
+impl Base3Kernel for Avx512Vbmi {
+    fn base3_tokens(&self) -> usize {
+        TOKENS
+    }
+
+    fn add_base3(&self, bytes: [&[u8]; ROWS], tokens: &[&[i8]], sums: &mut [[i32; ROWS]]) {
+        assert_eq!(tokens.len(), sums.len(), "one row of sums for each token");
+        // SAFETY: the CPU has the features of these functions, because `self` exists.
+        unsafe {
+            match tokens.len() {
+                1 => add_token(bytes, tokens[0], &mut sums[0]),
+                2 => add_sums::<2, 4>(bytes, tokens, sums),
+                3 => add_sums::<3, 4>(bytes, tokens, sums),
+                4 => add_sums::<4, 4>(bytes, tokens, sums),
+                5 => add_sums::<5, 2>(bytes, tokens, sums),
+                6 => add_sums::<6, 2>(bytes, tokens, sums),
+                7 => add_sums::<7, 2>(bytes, tokens, sums),
+                8 => add_sums::<8, 2>(bytes, tokens, sums),
+                count => panic!("{count} tokens, expected 1 to {TOKENS}"),
+            }
+        }
+    }
+}
+
+/// The lines of a row in groups, and those behind the last group.
+fn lines(bytes: &[u8], activations: usize) -> (&[[Line; KEPT]], &[Line]) {
+    let groups = activations / GROUP;
+    let (groups, rest) = bytes.as_chunks::<BYTES>().0.split_at(groups * KEPT);
+    assert_eq!(rest.len(), activations % GROUP, "256 activations a line");
+    (groups.as_chunks().0, rest)
+}
+
+/// The activations of a token for groups of lines, and for the lines behind them.
+fn activations(token: &[i8]) -> (&[[Block; GROUP]], &[Block]) {
+    blocks(token).as_chunks()
+}
+
+/// One token: a row after the other, so that weights are read from memory in their order.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn add_token(bytes: [&[u8]; ROWS], token: &[i8], sums: &mut [i32; ROWS]) {
+    let (q_groups, q_rest) = activations(token);
+    let mut places = [_mm512_setzero_si512(); PLANES];
+    for plane in 0..PLANES {
+        places[plane] = _mm512_set1_epi8(3 << (2 * plane));
+    }
+    let mut acc = [places[0]; ROWS];
+    for r in 0..ROWS {
+        let (groups, rest) = lines(bytes[r], blocks(token).len());
+        let mut planes = [_mm512_setzero_si512(); PLANES];
+        let mut fifth = _mm512_setzero_si512();
+        for (group, q) in groups.iter().zip(q_groups) {
+            for (i, line) in group.iter().enumerate() {
+                let (codes, high) = decode(line);
+                for plane in 0..PLANES {
+                    let codes = _mm512_and_si512(codes, places[plane]);
+                    planes[plane] =
+                        _mm512_dpbusd_epi32(planes[plane], codes, load_bytes(&q[i][plane]));
+                }
+                fifth = _mm512_dpbusd_epi32(fifth, high, load_bytes(&q[KEPT][i]));
+            }
+        }
+        for (line, q) in rest.iter().zip(q_rest) {
+            let (codes, _) = decode(line);
+            for plane in 0..PLANES {
+                let codes = _mm512_and_si512(codes, places[plane]);
+                planes[plane] = _mm512_dpbusd_epi32(planes[plane], codes, load_bytes(&q[plane]));
+            }
+        }
+        let [a, b, c, d] = planes;
+        let ab = _mm512_add_epi32(a, _mm512_srai_epi32::<2>(b));
+        let cd = _mm512_add_epi32(_mm512_srai_epi32::<4>(c), _mm512_srai_epi32::<6>(d));
+        let inverse = _mm512_set1_epi32(FIFTH_INVERSE.cast_signed());
+        let fifth = _mm512_mullo_epi32(fifth, inverse);
+        acc[r] = _mm512_add_epi32(_mm512_add_epi32(ab, cd), fifth);
+    }
+    add(sums, acc);
+}
+
+/// T tokens and R rows at a time: R · T sums, R lines and R codes are at most 24 registers, beside the constants of `decode`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn add_sums<const T: usize, const R: usize>(
+    bytes: [&[u8]; ROWS],
+    tokens: &[&[i8]],
+    sums: &mut [[i32; ROWS]],
+) {
+    let count = blocks(tokens[0]).len();
+    let tokens: [(&[[Block; GROUP]], &[Block]); T] = std::array::from_fn(
+        #[inline(always)]
+        |t| {
+            let (groups, rest) = activations(tokens[t]);
+            (&groups[..count / GROUP], &rest[..count % GROUP])
+        },
+    );
+    let mut total = [[_mm512_setzero_si512(); ROWS]; T];
+    for first in (0..ROWS).step_by(R) {
+        let rows: [(&[[Line; KEPT]], &[Line]); R] = std::array::from_fn(
+            #[inline(always)]
+            |r| {
+                let (groups, rest) = lines(bytes[first + r], count);
+                (&groups[..count / GROUP], &rest[..count % GROUP])
+            },
+        );
+        let mut acc = [[_mm512_setzero_si512(); R]; T];
+        for group in 0..count / GROUP {
+            for i in 0..KEPT {
+                let line = rows.map(
+                    #[inline(always)]
+                    |(groups, _)| &groups[group][i],
+                );
+                let q = tokens.map(
+                    #[inline(always)]
+                    |(groups, _)| &groups[group][i],
+                );
+                let fifth = add_line(line, q, &mut acc);
+                let q = tokens.map(
+                    #[inline(always)]
+                    |(groups, _)| &groups[group][KEPT][i],
+                );
+                add_codes(fifth, q, &mut acc);
+            }
+        }
+        for i in 0..count % GROUP {
+            let line = rows.map(
+                #[inline(always)]
+                |(_, rest)| &rest[i],
+            );
+            let q = tokens.map(
+                #[inline(always)]
+                |(_, rest)| &rest[i],
+            );
+            add_line(line, q, &mut acc);
+        }
+        for t in 0..T {
+            total[t][first..first + R].copy_from_slice(&acc[t]);
+        }
+    }
+    for (sums, total) in sums.iter_mut().zip(total) {
+        add(sums, total);
+    }
+}
+
+/// Adds the products of four trits of each byte. Gives the codes of the fifth.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[inline]
+fn add_line<const T: usize, const R: usize>(
+    line: [&Line; R],
+    q: [&Block; T],
+    acc: &mut [[__m512i; R]; T],
+) -> [__m512i; R] {
+    let mask = _mm512_set1_epi32(CODE_MASK.cast_signed());
+    let (mut packed, mut fifth) = ([mask; R], [mask; R]);
+    for r in 0..R {
+        let (codes, high) = decode(line[r]);
+        packed[r] = codes;
+        // 0, 81 and 162 have 0, 1 and 2 in their upper bits.
+        fifth[r] = _mm512_and_si512(_mm512_srli_epi32::<6>(high), mask);
+    }
+    for plane in 0..PLANES {
+        let mut codes = packed;
+        for r in 0..R {
+            codes[r] = _mm512_and_si512(packed[r], mask);
+            packed[r] = _mm512_srli_epi32::<2>(packed[r]);
+        }
+        add_codes(
+            codes,
+            q.map(
+                #[inline(always)]
+                |q| &q[plane],
+            ),
+            acc,
+        );
+    }
+    fifth
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[inline]
+fn add_codes<const T: usize, const R: usize>(
+    codes: [__m512i; R],
+    q: [&[i8; BYTES]; T],
+    acc: &mut [[__m512i; R]; T],
+) {
+    for t in 0..T {
+        let q = load_bytes(q[t]);
+        for r in 0..R {
+            acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], codes[r], q);
+        }
+    }
+}
+
+/// Canonical bytes of the first four trits of each byte, and 81 times the code of the fifth. Asks for the line that comes after
+/// these; an address beyond them is no fault.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[inline]
+fn decode(line: &Line) -> (__m512i, __m512i) {
+    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_byte_add(PREFETCH).cast());
+    let (table, _) = CODES.as_chunks();
+    let [low, high] = [load(&table[0]), load(&table[1])];
+    let n = load(line);
+    let once = _mm512_sub_epi8(n, _mm512_set1_epi8(81));
+    let twice = _mm512_sub_epi8(n, _mm512_set1_epi8(162_u8.cast_signed()));
+    let v = _mm512_min_epu8(n, _mm512_min_epu8(once, twice));
+    (
+        _mm512_permutex2var_epi8(low, v, high),
+        _mm512_sub_epi8(n, v),
+    )
+}
+
+#[target_feature(enable = "avx512f")]
+fn load(line: &Line) -> __m512i {
+    // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
+    unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
+}
