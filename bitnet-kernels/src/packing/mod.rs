@@ -21,6 +21,16 @@ use crate::{KernelError, Scale};
 /// Largest `d_in`: with |x| ≤ 128, a sum of codes 0..2 times activations stays below 2³¹ for d_in < 2²³.
 pub const MAX_D_IN: usize = 1 << 23;
 
+/// How kernels find the codes of a ternary matrix in memory, and our own files on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Packing {
+    /// Canonical [`words`]: 2 bits a weight, on every device.
+    #[default]
+    Words,
+    /// [`base3`] bytes: 1.6 bits a weight, for CPUs whose kernel has loops for them.
+    Base3,
+}
+
 /// What a foreign buffer holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unpacked {

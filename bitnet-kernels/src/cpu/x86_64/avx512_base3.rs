@@ -66,61 +66,56 @@ impl Base3Kernel for Avx512Vbmi {
     }
 }
 
-/// The lines of a row in groups, and those behind the last group.
-fn lines(bytes: &[u8], activations: usize) -> (&[[Line; KEPT]], &[Line]) {
-    let groups = activations / GROUP;
-    let (groups, rest) = bytes.as_chunks::<BYTES>().0.split_at(groups * KEPT);
-    assert_eq!(rest.len(), activations % GROUP, "256 activations a line");
-    (groups.as_chunks().0, rest)
+/// Where a line of weights meets its activations: its own block, and the place of its fifth trits, if it has them.
+fn place(line: usize, groups: usize) -> (usize, Option<(usize, usize)>) {
+    let (group, i) = (line / KEPT, line % KEPT);
+    let fifth = (group * GROUP + KEPT, i);
+    (line + group, (group < groups).then_some(fifth))
 }
 
-/// The activations of a token for groups of lines, and for the lines behind them.
-fn activations(token: &[i8]) -> (&[[Block; GROUP]], &[Block]) {
-    blocks(token).as_chunks()
+/// The lines of a row, which has so many lines of activations.
+fn lines(bytes: &[u8], activations: usize) -> &[Line] {
+    let lines = bytes.as_chunks().0;
+    let expected = activations / GROUP * KEPT + activations % GROUP;
+    assert_eq!(lines.len(), expected, "lines of base 3");
+    lines
 }
 
 /// One token: a row after the other, so that weights are read from memory in their order.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 fn add_token(bytes: [&[u8]; ROWS], token: &[i8], sums: &mut [i32; ROWS]) {
-    let (q_groups, q_rest) = activations(token);
+    let q = blocks(token);
     let mut places = [_mm512_setzero_si512(); PLANES];
     for plane in 0..PLANES {
-        places[plane] = _mm512_set1_epi8(3 << (2 * plane));
+        places[plane] = _mm512_set1_epi8((3_u8 << (2 * plane)).cast_signed());
     }
-    let mut acc = [places[0]; ROWS];
+    let mut acc = places;
     for r in 0..ROWS {
-        let (groups, rest) = lines(bytes[r], blocks(token).len());
         let mut planes = [_mm512_setzero_si512(); PLANES];
-        let mut fifth = _mm512_setzero_si512();
-        for (group, q) in groups.iter().zip(q_groups) {
-            for (i, line) in group.iter().enumerate() {
-                let (codes, high) = decode(line);
-                for plane in 0..PLANES {
-                    let codes = _mm512_and_si512(codes, places[plane]);
-                    planes[plane] =
-                        _mm512_dpbusd_epi32(planes[plane], codes, load_bytes(&q[i][plane]));
-                }
-                fifth = _mm512_dpbusd_epi32(fifth, high, load_bytes(&q[KEPT][i]));
-            }
-        }
-        for (line, q) in rest.iter().zip(q_rest) {
-            let (codes, _) = decode(line);
+        let mut fifths = _mm512_setzero_si512();
+        for (at, line) in lines(bytes[r], q.len()).iter().enumerate() {
+            let (codes, high) = decode(line);
+            let (own, fifth) = place(at, q.len() / GROUP);
             for plane in 0..PLANES {
                 let codes = _mm512_and_si512(codes, places[plane]);
-                planes[plane] = _mm512_dpbusd_epi32(planes[plane], codes, load_bytes(&q[plane]));
+                let q = load_bytes(&within(q, own)[plane]);
+                planes[plane] = _mm512_dpbusd_epi32(planes[plane], codes, q);
+            }
+            if let Some((block, plane)) = fifth {
+                fifths = _mm512_dpbusd_epi32(fifths, high, load_bytes(&within(q, block)[plane]));
             }
         }
         let [a, b, c, d] = planes;
         let ab = _mm512_add_epi32(a, _mm512_srai_epi32::<2>(b));
         let cd = _mm512_add_epi32(_mm512_srai_epi32::<4>(c), _mm512_srai_epi32::<6>(d));
         let inverse = _mm512_set1_epi32(FIFTH_INVERSE.cast_signed());
-        let fifth = _mm512_mullo_epi32(fifth, inverse);
-        acc[r] = _mm512_add_epi32(_mm512_add_epi32(ab, cd), fifth);
+        let fifths = _mm512_mullo_epi32(fifths, inverse);
+        acc[r] = _mm512_add_epi32(_mm512_add_epi32(ab, cd), fifths);
     }
     add(sums, acc);
 }
 
-/// T tokens and R rows at a time: R · T sums, R lines and R codes are at most 24 registers, beside the constants of `decode`.
+/// T tokens and R rows at a time: R · T sums, R lines and R codes are at most 24 registers, beside five constants.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 fn add_sums<const T: usize, const R: usize>(
     bytes: [&[u8]; ROWS],
@@ -128,51 +123,47 @@ fn add_sums<const T: usize, const R: usize>(
     sums: &mut [[i32; ROWS]],
 ) {
     let count = blocks(tokens[0]).len();
-    let tokens: [(&[[Block; GROUP]], &[Block]); T] = std::array::from_fn(
+    let tokens: [&[Block]; T] = std::array::from_fn(
         #[inline(always)]
-        |t| {
-            let (groups, rest) = activations(tokens[t]);
-            (&groups[..count / GROUP], &rest[..count % GROUP])
-        },
+        |t| &blocks(tokens[t])[..count],
     );
+    let mask = _mm512_set1_epi32(CODE_MASK.cast_signed());
     let mut total = [[_mm512_setzero_si512(); ROWS]; T];
     for first in (0..ROWS).step_by(R) {
-        let rows: [(&[[Line; KEPT]], &[Line]); R] = std::array::from_fn(
+        let rows: [&[Line]; R] = std::array::from_fn(
             #[inline(always)]
-            |r| {
-                let (groups, rest) = lines(bytes[first + r], count);
-                (&groups[..count / GROUP], &rest[..count % GROUP])
-            },
+            |r| lines(bytes[first + r], count),
         );
         let mut acc = [[_mm512_setzero_si512(); R]; T];
-        for group in 0..count / GROUP {
-            for i in 0..KEPT {
-                let line = rows.map(
-                    #[inline(always)]
-                    |(groups, _)| &groups[group][i],
-                );
-                let q = tokens.map(
-                    #[inline(always)]
-                    |(groups, _)| &groups[group][i],
-                );
-                let fifth = add_line(line, q, &mut acc);
-                let q = tokens.map(
-                    #[inline(always)]
-                    |(groups, _)| &groups[group][KEPT][i],
-                );
-                add_codes(fifth, q, &mut acc);
+        for at in 0..rows[0].len() {
+            let (own, fifth) = place(at, count / GROUP);
+            let (mut packed, mut codes) = ([mask; R], [mask; R]);
+            for r in 0..R {
+                let (own, high) = decode(within(rows[r], at));
+                packed[r] = own;
+                // 0, 81 and 162 have 0, 1 and 2 in their upper bits.
+                codes[r] = _mm512_and_si512(_mm512_srli_epi32::<6>(high), mask);
             }
-        }
-        for i in 0..count % GROUP {
-            let line = rows.map(
-                #[inline(always)]
-                |(_, rest)| &rest[i],
-            );
-            let q = tokens.map(
-                #[inline(always)]
-                |(_, rest)| &rest[i],
-            );
-            add_line(line, q, &mut acc);
+            if let Some((block, plane)) = fifth {
+                for t in 0..T {
+                    let q = load_bytes(&within(tokens[t], block)[plane]);
+                    for r in 0..R {
+                        acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], codes[r], q);
+                    }
+                }
+            }
+            for plane in 0..PLANES {
+                for r in 0..R {
+                    codes[r] = _mm512_and_si512(packed[r], mask);
+                    packed[r] = _mm512_srli_epi32::<2>(packed[r]);
+                }
+                for t in 0..T {
+                    let q = load_bytes(&within(tokens[t], own)[plane]);
+                    for r in 0..R {
+                        acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], codes[r], q);
+                    }
+                }
+            }
         }
         for t in 0..T {
             total[t][first..first + R].copy_from_slice(&acc[t]);
@@ -183,53 +174,12 @@ fn add_sums<const T: usize, const R: usize>(
     }
 }
 
-/// Adds the products of four trits of each byte. Gives the codes of the fifth.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-#[inline]
-fn add_line<const T: usize, const R: usize>(
-    line: [&Line; R],
-    q: [&Block; T],
-    acc: &mut [[__m512i; R]; T],
-) -> [__m512i; R] {
-    let mask = _mm512_set1_epi32(CODE_MASK.cast_signed());
-    let (mut packed, mut fifth) = ([mask; R], [mask; R]);
-    for r in 0..R {
-        let (codes, high) = decode(line[r]);
-        packed[r] = codes;
-        // 0, 81 and 162 have 0, 1 and 2 in their upper bits.
-        fifth[r] = _mm512_and_si512(_mm512_srli_epi32::<6>(high), mask);
-    }
-    for plane in 0..PLANES {
-        let mut codes = packed;
-        for r in 0..R {
-            codes[r] = _mm512_and_si512(packed[r], mask);
-            packed[r] = _mm512_srli_epi32::<2>(packed[r]);
-        }
-        add_codes(
-            codes,
-            q.map(
-                #[inline(always)]
-                |q| &q[plane],
-            ),
-            acc,
-        );
-    }
-    fifth
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-#[inline]
-fn add_codes<const T: usize, const R: usize>(
-    codes: [__m512i; R],
-    q: [&[i8; BYTES]; T],
-    acc: &mut [[__m512i; R]; T],
-) {
-    for t in 0..T {
-        let q = load_bytes(q[t]);
-        for r in 0..R {
-            acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], codes[r], q);
-        }
-    }
+/// An item that is known to be there: with a check for each, the sums do not stay in registers.
+#[inline(always)]
+fn within<I>(items: &[I], at: usize) -> &I {
+    debug_assert!(at < items.len());
+    // SAFETY: a line is below the number that `lines` asserts; its blocks, by `place`, below that of the activations.
+    unsafe { items.get_unchecked(at) }
 }
 
 /// Canonical bytes of the first four trits of each byte, and 81 times the code of the fifth. Asks for the line that comes after
