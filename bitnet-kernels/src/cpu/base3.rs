@@ -58,19 +58,28 @@ impl<'a> Codes<'a> {
     }
 }
 
-/// Unpacks rows in the instruction set of `kernel`.
+/// Unpacks rows with the loop of `kernel`, or the portable one compiled for it.
 fn unpack(kernel: &dyn Kernel, bytes: &[u8], d_in: usize, words: &mut [u32]) {
-    compiled(
-        kernel,
-        #[inline(always)]
-        || base3::unpack_rows(bytes, d_in, words),
-    );
+    let Some(kernel) = kernel.base3() else {
+        return compiled(
+            kernel,
+            #[inline(always)]
+            || base3::unpack_rows(bytes, d_in, words),
+        );
+    };
+    let rows = words.chunks_exact_mut(words_per_row(d_in));
+    for (words, bytes) in rows.zip(bytes.chunks_exact(bytes_per_row(d_in))) {
+        kernel.unpack_base3(bytes, words);
+    }
 }
 
 /// The inner loops over base-3 bytes, of a [`Kernel`] of 16 lanes.
 pub trait Base3Kernel: Sync {
     /// Most rows of activations in one call.
     fn base3_tokens(&self) -> usize;
+
+    /// Unpacks one row into canonical words.
+    fn unpack_base3(&self, bytes: &[u8], words: &mut [u32]);
 
     /// `sums[t][r] += Σ code(bytes[r]) · tokens[t]`, over whole lines of canonical words, in [`Kernel::add_sums`]'s order. Fifth
     /// trits of lines behind the last five are left out.

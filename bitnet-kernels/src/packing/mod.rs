@@ -31,6 +31,11 @@ pub enum Packing {
     Base3,
 }
 
+impl Packing {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Words, Self::Base3];
+}
+
 /// What a foreign buffer holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unpacked {

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512::{BYTES, Block, PLANES, PREFETCH, TOKENS, add, blocks, load_bytes};
+use super::avx512::{BYTES, Block, LANES, PLANES, PREFETCH, TOKENS, add, blocks, load_bytes};
 use crate::cpu::{Base3Kernel, ROWS};
 use crate::packing::base3::{CODES, GROUP, KEPT};
 use crate::packing::words::CODE_MASK;
@@ -47,6 +47,11 @@ impl Base3Kernel for Avx512Vbmi {
         TOKENS
     }
 
+    fn unpack_base3(&self, bytes: &[u8], words: &mut [u32]) {
+        // SAFETY: the CPU has the features of this function, because `self` exists.
+        unsafe { unpack(bytes, words) }
+    }
+
     fn add_base3(&self, bytes: [&[u8]; ROWS], tokens: &[&[i8]], sums: &mut [[i32; ROWS]]) {
         assert_eq!(tokens.len(), sums.len(), "one row of sums for each token");
         // SAFETY: the CPU has the features of these functions, because `self` exists.
@@ -79,6 +84,34 @@ fn lines(bytes: &[u8], activations: usize) -> &[Line] {
     let expected = activations / GROUP * KEPT + activations % GROUP;
     assert_eq!(lines.len(), expected, "lines of base 3");
     lines
+}
+
+/// One row. The fifth line gathers its codes while the four before it are written.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn unpack(bytes: &[u8], words: &mut [u32]) {
+    let mask = _mm512_set1_epi32(CODE_MASK.cast_signed());
+    let mut words = words.chunks_mut(LANES);
+    for lines in bytes.as_chunks().0.chunks(KEPT) {
+        let mut fifth = _mm512_setzero_si512();
+        for (i, line) in lines.iter().enumerate() {
+            let (codes, high) = decode(line);
+            let last = _mm512_and_si512(_mm512_srli_epi32::<6>(high), mask);
+            fifth = _mm512_or_si512(
+                fifth,
+                _mm512_sllv_epi32(last, _mm512_set1_epi32(2 * i as i32)),
+            );
+            words
+                .next()
+                .into_iter()
+                .for_each(|words| store_some(words, codes));
+        }
+        if lines.len() == KEPT {
+            words
+                .next()
+                .into_iter()
+                .for_each(|words| store_some(words, fifth));
+        }
+    }
 }
 
 /// One token: a row after the other, so that weights are read from memory in their order.
@@ -204,4 +237,12 @@ fn decode(line: &Line) -> (__m512i, __m512i) {
 fn load(line: &Line) -> __m512i {
     // SAFETY: the array has the 64 bytes that are read; the instruction takes any alignment.
     unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
+}
+
+/// Up to 16 words.
+#[target_feature(enable = "avx512f")]
+fn store_some(words: &mut [u32], value: __m512i) {
+    let mask = ((1_u32 << words.len().min(LANES)) - 1) as __mmask16;
+    // SAFETY: only lanes of the mask are written, and the slice has them.
+    unsafe { _mm512_mask_storeu_epi32(words.as_mut_ptr().cast(), mask, value) }
 }
