@@ -187,8 +187,8 @@ pub fn check(bytes: &[u8], d_out: usize, d_in: usize) -> Result<(), KernelError>
             column,
             code,
         };
-        // The maximum is a loop without branches; only damaged data is walked twice.
-        if bytes.iter().max() >= Some(&(3 * FIFTH)) {
+        // The maximum is a loop without branches, of vectors; only damaged data is walked twice.
+        if bytes.iter().fold(0, |most: u8, &byte| most.max(byte)) >= 3 * FIFTH {
             let bad = bytes.iter().position(|&byte| byte >= 3 * FIFTH);
             let at = bad.expect("the maximum is one");
             return Err(refuse(first_column(at), bytes[at]));
