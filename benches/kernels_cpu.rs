@@ -358,7 +358,7 @@ fn random_words(len: usize) -> Vec<u32> {
 /// Base-3 bytes from random bits.
 fn numbers(bits: u32) -> [u8; 4] {
     bits.to_le_bytes()
-        .map(|byte| (u16::from(byte) * 243 >> 8) as u8)
+        .map(|byte| ((u16::from(byte) * 243) >> 8) as u8)
 }
 
 fn random_floats(len: usize) -> Vec<f32> {

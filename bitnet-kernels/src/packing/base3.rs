@@ -39,7 +39,8 @@ pub(crate) const CODES: [u8; 128] = {
     let mut codes = [0; 128];
     let mut n = 0;
     while n < FIFTH {
-        codes[n as usize] = n % 3 | n / 3 % 3 << 2 | n / 9 % 3 << 4 | n / 27 << 6;
+        let digits = [n % 3, n / 3 % 3, n / 9 % 3, n / 27];
+        codes[n as usize] = digits[0] | (digits[1] << 2) | (digits[2] << 4) | (digits[3] << 6);
         n += 1;
     }
     codes
@@ -133,8 +134,8 @@ fn unpack_row(bytes: &[u8], words: &mut [u32]) {
             for ((byte, own), fifth) in line.iter().zip(&mut own).zip(&mut fifth) {
                 let mut rest = *byte;
                 *fifth |= digit(&mut rest, 81) << (2 * i);
-                let upper = digit(&mut rest, 27) << 6 | digit(&mut rest, 9) << 4;
-                *own = upper | digit(&mut rest, 3) << 2 | rest;
+                let upper = (digit(&mut rest, 27) << 6) | (digit(&mut rest, 9) << 4);
+                *own = upper | (digit(&mut rest, 3) << 2) | rest;
             }
             put(&own, words);
         }
