@@ -34,18 +34,6 @@ const NUMBERS: [u8; 256] = {
     numbers
 };
 
-/// The canonical byte of each number below 81; behind them, what no byte that [`check`] accepts asks for.
-pub(crate) const CODES: [u8; 128] = {
-    let mut codes = [0; 128];
-    let mut n = 0;
-    while n < FIFTH {
-        let digits = [n % 3, n / 3 % 3, n / 9 % 3, n / 27];
-        codes[n as usize] = digits[0] | (digits[1] << 2) | (digits[2] << 4) | (digits[3] << 6);
-        n += 1;
-    }
-    codes
-};
-
 /// Bytes that one row of `d_in` columns takes.
 pub const fn bytes_per_row(d_in: usize) -> usize {
     byte_len(words_per_row(d_in))

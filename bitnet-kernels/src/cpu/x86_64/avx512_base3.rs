@@ -10,10 +10,22 @@ use std::arch::x86_64::*;
 
 use super::avx512::{BYTES, Block, LANES, PLANES, PREFETCH, TOKENS, add, blocks, load_bytes};
 use crate::cpu::{Base3Kernel, ROWS};
-use crate::packing::base3::{CODES, GROUP, KEPT};
+use crate::packing::base3::{GROUP, KEPT};
 use crate::packing::words::CODE_MASK;
 
 type Line = [u8; BYTES];
+
+/// The canonical byte of each number below 81. Behind them is what no proven byte asks for.
+const CODES: [u8; 2 * BYTES] = {
+    let mut codes = [0; 2 * BYTES];
+    let mut n = 0;
+    while n < 81 {
+        let digits = [n % 3, n / 3 % 3, n / 9 % 3, n / 27];
+        codes[n as usize] = digits[0] | (digits[1] << 2) | (digits[2] << 4) | (digits[3] << 6);
+        n += 1;
+    }
+    codes
+};
 
 /// `FIFTH_INVERSE · 81 = 1` modulo 2³².
 const FIFTH_INVERSE: u32 = {
