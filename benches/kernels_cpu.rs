@@ -1,6 +1,6 @@
 //! CPU kernels at the layer shapes of 2B4T, beside the read bandwidth of this machine.
 //!
-//! `cargo bench -p bitnet-kernels --bench kernels_cpu [-- KERNEL.. | float | table]`
+//! `cargo bench -p bitnet-kernels --bench kernels_cpu [-- KERNEL.. | "KERNEL base3".. | float | table]`
 //! Weights of a shape rotate over more than 256 MB, so decode reads them from memory as a model does. Each row is the
 //! median of runs that alternate with plain reads of memory, so a busy moment strikes both. Each product is compared
 //! with the scalar kernel's before it is timed. Quantization of the activations is included.
@@ -11,9 +11,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use bitnet_kernels::cpu::{
-    Activations, Kernel, kernels, read_rate, set_threads, table_linear, ternary_linear,
+    Activations, Codes, Kernel, kernels, read_rate, set_threads, table_linear, ternary_linear,
     ternary_linear_dx, ternary_linear_float,
 };
+use bitnet_kernels::packing::base3::bytes_per_row;
 use bitnet_kernels::packing::words::{ZERO_WORD, words_per_row};
 use bitnet_kernels::{Granularity, PackedTable, TableFormat};
 
@@ -31,13 +32,22 @@ fn main() {
         .filter(|name| !name.starts_with("--"));
     let names: Vec<String> = names.collect();
     let pool = random_words(ROTATION / 4);
+    let bytes: Vec<u8> = pool.iter().flat_map(|word| numbers(*word)).collect();
     let group = Granularity::Group(128);
     let wanted = |what: &str| names.is_empty() || names.iter().any(|name| name == what);
     println!("kernel,d_out,d_in,scale,rows,threads,us,gmac_per_s,gb_per_s,read_gb_per_s");
     for threads in [1, 2] {
         set_threads(threads);
-        for kernel in kernels() {
-            if !wanted(kernel.name()) {
+        let packings = [Codes::Words(&pool), Codes::Base3(&bytes)];
+        let both = kernels().into_iter().flat_map(|kernel| {
+            packings.map(|codes| Weights {
+                kernel,
+                codes,
+                pool: &pool,
+            })
+        });
+        for weights in both {
+            if !wanted(&weights.name()) {
                 continue;
             }
             for &[d_out, d_in] in SHAPES {
@@ -46,14 +56,14 @@ fn main() {
                     .map(|&rows| (Granularity::Tensor, rows))
                     .chain([(group, 1)])
                 {
-                    few(kernel, &pool, [d_out, d_in], granularity, rows, threads);
+                    few(&weights, [d_out, d_in], granularity, rows, threads);
                 }
                 for (granularity, rows) in MANY
                     .iter()
                     .map(|&rows| (Granularity::Tensor, rows))
                     .chain([(group, 512)])
                 {
-                    many(kernel, &pool, [d_out, d_in], granularity, rows, threads);
+                    many(&weights, [d_out, d_in], granularity, rows, threads);
                 }
             }
         }
@@ -68,6 +78,36 @@ fn main() {
     if wanted("table") {
         for format in TableFormat::ALL {
             head(format);
+        }
+    }
+}
+
+/// What a kernel multiplies with.
+struct Weights<'a> {
+    kernel: &'static dyn Kernel,
+    codes: Codes<'a>,
+    pool: &'a [u32],
+}
+
+impl<'a> Weights<'a> {
+    fn name(&self) -> String {
+        match self.codes {
+            Codes::Words(_) => self.kernel.name().to_owned(),
+            Codes::Base3(_) => format!("{} base3", self.kernel.name()),
+        }
+    }
+
+    /// Matrices of this shape, one after the other, and the bytes of each.
+    fn matrices(&self, [d_out, d_in]: [usize; 2]) -> (Vec<Codes<'a>>, usize) {
+        match self.codes {
+            Codes::Words(words) => {
+                let len = d_out * words_per_row(d_in);
+                (words.chunks_exact(len).map(Codes::Words).collect(), 4 * len)
+            }
+            Codes::Base3(bytes) => {
+                let len = d_out * bytes_per_row(d_in);
+                (bytes.chunks_exact(len).map(Codes::Base3).collect(), len)
+            }
         }
     }
 }
@@ -113,7 +153,7 @@ fn head(format: TableFormat) {
 fn check(
     kernel: &dyn Kernel,
     x: &[f32],
-    words: &[u32],
+    codes: Codes<'_>,
     [d_out, d_in]: [usize; 2],
     granularity: Granularity,
 ) {
@@ -125,7 +165,7 @@ fn check(
         ternary_linear(
             kernel,
             &activations,
-            words,
+            codes,
             d_out,
             granularity,
             &scale,
@@ -142,29 +182,29 @@ fn check(
 
 /// Decode: memory-bound, each product on other weights, paired with a read of the same bytes.
 fn few(
-    kernel: &dyn Kernel,
-    pool: &[u32],
+    weights: &Weights<'_>,
     [d_out, d_in]: [usize; 2],
     granularity: Granularity,
     rows: usize,
     threads: usize,
 ) {
-    let len = d_out * words_per_row(d_in);
+    let (kernel, pool) = (weights.kernel, weights.pool);
+    let (matrices, bytes) = weights.matrices([d_out, d_in]);
     let x = random_floats(rows * d_in);
     let scale = vec![1.0; granularity.count(d_out, d_in)];
     let mut out = vec![0.0; rows * d_out];
-    check(kernel, &x, &pool[..len], [d_out, d_in], granularity);
+    check(kernel, &x, matrices[0], [d_out, d_in], granularity);
     let (mut times, mut reads) = (Vec::new(), Vec::new());
     let parts = pool.chunks_exact(pool.len() / 8).cycle();
-    let weights: Vec<_> = pool.chunks_exact(len).take(200).collect();
-    for (weights, part) in weights.chunks(weights.len().div_ceil(8)).zip(parts) {
-        for words in weights {
+    let matrices = &matrices[..matrices.len().min(200)];
+    for (matrices, part) in matrices.chunks(matrices.len().div_ceil(8)).zip(parts) {
+        for &codes in matrices {
             times.push(seconds(|| {
                 let activations = Activations::quantize(kernel, &x, d_in, 127);
                 ternary_linear(
                     kernel,
                     &activations,
-                    words,
+                    codes,
                     d_out,
                     granularity,
                     &scale,
@@ -176,31 +216,30 @@ fn few(
         reads.push(read_rate(part, threads) / 1e9);
     }
     report(
-        kernel.name(),
+        &weights.name(),
         [d_out, d_in],
         granularity,
         rows,
         threads,
         median(times),
-        Some(4 * len),
+        Some(bytes),
         Some(median(reads)),
     );
 }
 
 /// Prefill: bound by arithmetic, quantization included.
 fn many(
-    kernel: &dyn Kernel,
-    pool: &[u32],
+    weights: &Weights<'_>,
     [d_out, d_in]: [usize; 2],
     granularity: Granularity,
     rows: usize,
     threads: usize,
 ) {
-    let words = &pool[..d_out * words_per_row(d_in)];
+    let (kernel, codes) = (weights.kernel, weights.matrices([d_out, d_in]).0[0]);
     let x = random_floats(rows * d_in);
     let scale = vec![1.0; granularity.count(d_out, d_in)];
     let mut out = vec![0.0; rows * d_out];
-    check(kernel, &x[..9 * d_in], words, [d_out, d_in], granularity);
+    check(kernel, &x[..9 * d_in], codes, [d_out, d_in], granularity);
     let repeats = if kernel.name() == "scalar" { 2 } else { 7 };
     let times = (0..repeats)
         .map(|_| {
@@ -209,7 +248,7 @@ fn many(
                 ternary_linear(
                     kernel,
                     &activations,
-                    words,
+                    codes,
                     d_out,
                     granularity,
                     &scale,
@@ -220,7 +259,7 @@ fn many(
         .collect();
     black_box(&out);
     report(
-        kernel.name(),
+        &weights.name(),
         [d_out, d_in],
         granularity,
         rows,
@@ -314,6 +353,12 @@ fn random_words(len: usize) -> Vec<u32> {
         .map(|_| random(&mut state))
         .map(|bits| bits ^ ((bits & (bits >> 1) & ZERO_WORD) << 1))
         .collect()
+}
+
+/// Base-3 bytes from random bits.
+fn numbers(bits: u32) -> [u8; 4] {
+    bits.to_le_bytes()
+        .map(|byte| ((u16::from(byte) * 243) >> 8) as u8)
 }
 
 fn random_floats(len: usize) -> Vec<f32> {

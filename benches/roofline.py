@@ -46,8 +46,9 @@ class Point:
     def of(cls, row):
         rows, rate = int(row["rows"]), float(row["gmac_per_s"])
         moved = float(row["gb_per_s"] or 0)
-        # 2 bits a weight where the record has no bytes.
-        intensity = rate / moved if moved else 4.0 * rows
+        # 2 bits a weight where the record has no bytes, or 1.6 in base 3.
+        weights = 5.0 if row["kernel"].endswith(" base3") else 4.0
+        intensity = rate / moved if moved else weights * rows
         shown = (f"{row['kernel']}, {row['d_out']} x {row['d_in']}, scale {row['scale']}, rows {rows}: "
                  f"{rate:g} GMAC/s, {row['us']} us")
         return cls(row["kernel"], int(row["threads"]), rows, row["scale"].startswith("g"), intensity, rate,

@@ -117,6 +117,48 @@ fn a_model_goes_through_every_format_and_writes_the_same_tokens() {
 }
 
 #[test]
+fn base_3_is_the_same_model_and_goes_into_every_format() {
+    for source in ["storyteller", "random:tiny"] {
+        let mut exports = Vec::new();
+        for packing in ["words", "base3"] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("model.bpk"); // exports keep its name
+            let run = convert(source, &file, &["--ternary", packing]);
+            assert_eq!(run.code, Some(0), "{run:?}");
+            assert_eq!(ids(text(&file)), ids(source), "{source}, {packing}");
+            assert_eq!(inspect(&file, &["--verify"]).code, Some(0));
+            let tensors = inspect(&file, &["--tensors"]).stdout;
+            assert_eq!(tensors.contains(" base3 "), packing == "base3", "{tensors}");
+
+            let (gguf, masters) = (file.with_extension("gguf"), file.with_extension("folder"));
+            for (target, format) in [(&gguf, "gguf-f16"), (&masters, "hf-master")] {
+                let run = convert(text(&file), target, &["--to", format]);
+                assert_eq!(run.code, Some(0), "{run:?}");
+            }
+            let weights = masters.join("model.safetensors");
+            exports.push([gguf, weights].map(|file| fs::read(file).unwrap()));
+        }
+        assert!(exports[0] == exports[1], "{source}");
+    }
+}
+
+#[test]
+fn a_packing_that_is_not_known_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = packed(&folder);
+    let mut bytes = fs::read(&path).unwrap();
+    let tag = b"words-1";
+    let at = bytes.windows(tag.len()).position(|bytes| bytes == tag);
+    bytes[at.expect("the tag of the layout") + tag.len() - 1] = b'9';
+    fs::write(&path, &bytes).unwrap();
+    let run = inspect(&path, &[]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    for words in ["bitnet.layout", "words-9", "words-1 or base3-1", "convert"] {
+        assert!(run.stderr.contains(words), "{words}: {run:?}");
+    }
+}
+
+#[test]
 fn every_family_runs_from_gguf() {
     let folder = tempfile::tempdir().unwrap();
     for (number, name) in [
@@ -228,6 +270,18 @@ fn what_a_format_or_a_model_has_no_use_for_is_refused() {
             "a",
             &["--table", "f16"][..],
             "--table does nothing for hf-packed",
+        ),
+        (
+            "random:tiny",
+            "a",
+            &["--ternary", "base3"],
+            "--ternary does nothing for hf-packed",
+        ),
+        (
+            &float,
+            "a.bpk",
+            &["--ternary", "base3"],
+            "--ternary does nothing for",
         ),
         (
             "random:tiny",
@@ -402,19 +456,24 @@ fn inspect_answers_programs_in_json() {
 #[test]
 fn verify_names_damaged_tensors() {
     let folder = tempfile::tempdir().unwrap();
-    let path = packed(&folder);
-    let whole = inspect(&path, &["--verify", "--histogram"]);
-    assert_eq!(whole.code, Some(0), "{whole:?}");
-    assert!(whole.stdout.contains("Every tensor"), "{whole:?}");
+    let base3 = folder.path().join("base3.bpk");
+    let run = convert("random:tiny", &base3, &["--ternary", "base3"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for path in [packed(&folder), base3] {
+        let whole = inspect(&path, &["--verify", "--histogram"]);
+        assert_eq!(whole.code, Some(0), "{whole:?}");
+        assert!(whole.stdout.contains("Every tensor"), "{whole:?}");
 
-    let mut bytes = fs::read(&path).unwrap();
-    let len = bytes.len();
-    bytes[len / 4..len / 4 * 3].fill(0xff);
-    let damaged = folder.path().join("damaged.bpk");
-    fs::write(&damaged, &bytes).unwrap();
-    let run = inspect(&damaged, &["--verify"]);
-    assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stdout.contains("model.layers."), "{run:?}");
+        let mut bytes = fs::read(&path).unwrap();
+        let len = bytes.len();
+        bytes[len / 4..len / 4 * 3].fill(0xff);
+        let damaged = folder.path().join("damaged.bpk");
+        fs::write(&damaged, &bytes).unwrap();
+        let run = inspect(&damaged, &["--verify"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stdout.contains("model.layers."), "{run:?}");
+        assert!(run.stdout.contains("means no ternary value"), "{run:?}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@
 //!
 //! Invariants: a [`PackedTernary`] or [`TernaryTensor`] that exists is valid, so kernels do not check again. Integer sums
 //! are exact: the oracle ([`mod@reference`]), every kernel and every device give the same bits, activation scales included.
-//! Packed weights stay at 2 bits in memory. The only float copy of one is made on GPUs for the gradient of 256 rows and more,
+//! Packed weights stay at 2 bits in memory, or at 1.6 on CPUs that multiply them so ([`packing::base3`]). The only float copy of one is made on GPUs for the gradient of 256 rows and more,
 //! and lives for that product.
 //!
 //! Deliberately absent: modules, parameters, files, model names, printing.

@@ -4,7 +4,7 @@
 
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
-use crate::packing::words;
+use crate::packing::{base3, words};
 use crate::{
     ActivationQuantizer, AttentionShape, AttentionSpec, CacheFormat, CacheTensor, Granularity,
     PackedTable, PackedTernary, Scale, TableFormat, TableTensor, TernaryTensor, cached_attention,
@@ -20,8 +20,8 @@ pub struct Verdict {
     pub failure: Option<String>,
 }
 
-/// (rows, d_out, d_in): one row, a few, many; tails in each dimension.
-const CASES: &[(usize, usize, usize)] = &[(1, 33, 200), (5, 17, 130), (40, 70, 320)];
+/// (rows, d_out, d_in): one row, a few, many; tails in each dimension; a group of lines of base 3.
+const CASES: &[(usize, usize, usize)] = &[(1, 33, 200), (5, 17, 130), (40, 70, 320), (2, 6, 1300)];
 
 /// The quantizers of activations with their largest codes.
 const QUANTIZERS: [(ActivationQuantizer, i8); 2] = [
@@ -57,11 +57,19 @@ fn on_kernel(case: (usize, usize, usize), kernel: &dyn cpu::Kernel) -> Option<St
     let products = QUANTIZERS.into_iter().find_map(|(quantizer, limit)| {
         let (x, trits, expected) = known_answer(case, limit);
         let words = words::pack_rows(&trits, d_in);
+        let bytes = base3::pack(&words, d_out, d_in);
         let activations = cpu::Activations::quantize(kernel, &x, d_in, limit);
-        let mut sums = vec![i32::MIN; rows * d_out];
-        cpu::ternary_sums(kernel, &activations, &words, d_out, &mut sums);
-        let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-        compare(case, &sums, &expected).map(|failure| format!("{failure}, {quantizer:?}"))
+        let packings = [
+            ("words", cpu::Codes::Words(&words)),
+            ("base 3", cpu::Codes::Base3(&bytes)),
+        ];
+        packings.into_iter().find_map(|(packing, codes)| {
+            let mut sums = vec![i32::MIN; rows * d_out];
+            cpu::ternary_sums(kernel, &activations, codes, d_out, &mut sums);
+            let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+            let failure = compare(case, &sums, &expected)?;
+            Some(format!("{failure}, {quantizer:?}, {packing}"))
+        })
     });
     products.or_else(|| {
         on_tables(case, |x, table| {

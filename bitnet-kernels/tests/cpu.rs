@@ -4,14 +4,18 @@
 //! products with float activations have a tolerance, stated once, at [`assert_close`].
 
 use bitnet_kernels::cpu::{
-    Activations, Kernel, kernels, set_threads, ternary_linear, ternary_linear_dx,
+    Activations, Codes, Kernel, kernels, set_threads, ternary_linear, ternary_linear_dx,
     ternary_linear_float, ternary_sums,
 };
-use bitnet_kernels::packing::words;
+use bitnet_kernels::packing::{base3, words};
 use bitnet_kernels::{Granularity, Scale, reference};
 
 /// Around the sizes of words, rows of words, vectors and spans.
 const SIZES: &[usize] = &[1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 256, 257, 320];
+/// Around the sizes of lines of base 3, and of five of them.
+const WIDTHS: &[usize] = &[
+    511, 512, 1024, 1030, 1279, 1280, 1281, 1536, 2559, 2561, 3840,
+];
 const ROWS: &[usize] = &[1, 2, 7, 8, 33];
 const GRANULARITIES: &[Granularity] = &[
     Granularity::Tensor,
@@ -69,6 +73,26 @@ fn sums_equal_the_reference_for_all_small_shapes() {
 }
 
 #[test]
+fn sums_equal_the_reference_for_every_width_and_few_tokens() {
+    let mut random = Random(9);
+    for &d_in in WIDTHS {
+        for d_out in [1, 4, 13] {
+            let trits = random.trits(d_out * d_in);
+            let words = words::pack(&trits, d_out, d_in).unwrap();
+            for rows in (1..=9).chain([16, 40]) {
+                let q = random.int8(rows * d_in);
+                let expected = reference::ternary_sums(&q, &trits, d_in);
+                for kernel in kernels() {
+                    let sums = sums(kernel, &q, &words, d_out, d_in);
+                    let name = kernel.name();
+                    assert!(sums == expected, "{name} [{d_out}, {d_in}] rows {rows}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn many_rows_equal_the_reference() {
     let (rows, d_out, d_in) = (512, 67, 320);
     let mut random = Random(2);
@@ -91,12 +115,15 @@ fn slices_need_no_alignment() {
     let mut random = Random(3);
     let (trits, q) = (random.trits(d_out * d_in), random.int8(1 + rows * d_in));
     let packed = [vec![0], words::pack(&trits, d_out, d_in).unwrap()].concat();
+    let bytes = [vec![0], base3::pack(&packed[1..], d_out, d_in)].concat();
     let expected = reference::ternary_sums(&q[1..], &trits, d_in);
     for kernel in kernels() {
         let activations = Activations::from_int8(kernel, &q[1..], &[1.0; 9], d_in);
-        let mut out = vec![0; 1 + rows * d_out];
-        ternary_sums(kernel, &activations, &packed[1..], d_out, &mut out[1..]);
-        assert_eq!(out[1..], expected, "{}", kernel.name());
+        for codes in [Codes::Words(&packed[1..]), Codes::Base3(&bytes[1..])] {
+            let mut out = vec![0; 1 + rows * d_out];
+            ternary_sums(kernel, &activations, codes, d_out, &mut out[1..]);
+            assert_eq!(out[1..], expected, "{}", kernel.name());
+        }
     }
 }
 
@@ -132,6 +159,8 @@ fn extreme_inputs_do_not_overflow() {
 fn the_longest_row_with_extreme_inputs_fits_one_call() {
     let longest = 1 << 23;
     let words = vec![0xaaaa_aaaa; longest / words::CODES_PER_WORD];
+    // Three lines behind the last five: their fifth trits count for nothing.
+    let bytes = vec![242; base3::bytes_per_row(longest)];
     for q in [i8::MIN, i8::MAX] {
         let (token, expected) = (vec![q; longest], 2 * i32::from(q) * longest as i32);
         for kernel in kernels() {
@@ -139,6 +168,11 @@ fn the_longest_row_with_extreme_inputs_fits_one_call() {
                 let mut sums = vec![[0; 4]; count];
                 kernel.add_sums([&words; 4], &vec![&token[..]; count], &mut sums);
                 assert_eq!(sums, vec![[expected; 4]; count], "{} {q}", kernel.name());
+                if let Some(kernel) = kernel.base3() {
+                    let mut sums = vec![[0; 4]; count];
+                    kernel.add_base3([&bytes; 4], &vec![&token[..]; count], &mut sums);
+                    assert_eq!(sums, vec![[expected; 4]; count], "base 3 {q}");
+                }
             }
         }
     }
@@ -239,13 +273,18 @@ fn float_products_are_close_to_the_reference() {
             for rows in [1, 4, 5, 33] {
                 let trits = random.trits(d_out * d_in);
                 let words = words::pack(&trits, d_out, d_in).unwrap();
+                let bytes = base3::pack(&words, d_out, d_in);
                 let (x, dy) = (random.floats(rows * d_in), random.floats(rows * d_out));
-                for &granularity in GRANULARITIES {
+                let packings = [Codes::Words(&words), Codes::Base3(&bytes)];
+                let cases = GRANULARITIES
+                    .iter()
+                    .flat_map(|&granularity| packings.map(|codes| (granularity, codes)));
+                for (granularity, codes) in cases {
                     let scale = random.scale(granularity, d_out, d_in);
                     let mut y = vec![0.0; rows * d_out];
                     ternary_linear_float(
                         &x,
-                        &words,
+                        codes,
                         d_out,
                         d_in,
                         granularity,
@@ -263,7 +302,7 @@ fn float_products_are_close_to_the_reference() {
                     let mut dx = vec![f32::NAN; rows * d_in];
                     ternary_linear_dx(
                         &dy,
-                        &words,
+                        codes,
                         d_out,
                         d_in,
                         granularity,
@@ -315,10 +354,18 @@ fn the_number_of_threads_changes_no_bit() {
             let run = |threads| {
                 set_threads(threads);
                 let (mut y, mut dx) = (vec![0.0; rows * d_out], vec![0.0; rows * d_in]);
-                ternary_linear_float(&x, &words, d_out, d_in, granularity, scale.values(), &mut y);
+                ternary_linear_float(
+                    &x,
+                    &words[..],
+                    d_out,
+                    d_in,
+                    granularity,
+                    scale.values(),
+                    &mut y,
+                );
                 ternary_linear_dx(
                     &dy,
-                    &words,
+                    &words[..],
                     d_out,
                     d_in,
                     granularity,
@@ -347,26 +394,34 @@ fn no_rows_give_no_output() {
             ternary_linear(
                 kernel,
                 &activations,
-                &words,
+                &words[..],
                 4,
                 granularity,
                 &scale,
                 &mut [],
             );
-            ternary_linear_float(&[], &words, 4, 10, granularity, &scale, &mut []);
-            ternary_linear_dx(&[], &words, 4, 10, granularity, &scale, &mut []);
+            ternary_linear_float(&[], &words[..], 4, 10, granularity, &scale, &mut []);
+            ternary_linear_dx(&[], &words[..], 4, 10, granularity, &scale, &mut []);
         }
     }
 }
 
+/// The sums with words, which those with base 3 equal.
 fn sums(kernel: &dyn Kernel, q: &[i8], words: &[u32], d_out: usize, d_in: usize) -> Vec<i32> {
     let rows = q.len() / d_in;
     let activations = Activations::from_int8(kernel, q, &vec![1.0; rows], d_in);
-    let mut out = vec![i32::MIN; rows * d_out];
-    ternary_sums(kernel, &activations, words, d_out, &mut out);
-    out
+    let bytes = base3::pack(words, d_out, d_in);
+    let [words, base3] = [Codes::Words(words), Codes::Base3(&bytes)].map(|codes| {
+        let mut out = vec![i32::MIN; rows * d_out];
+        ternary_sums(kernel, &activations, codes, d_out, &mut out);
+        out
+    });
+    let name = kernel.name();
+    assert!(words == base3, "{name} [{d_out}, {d_in}] rows {rows}");
+    words
 }
 
+/// The outputs with words, which those with base 3 equal.
 fn linear(
     kernel: &dyn Kernel,
     activations: &Activations,
@@ -374,17 +429,27 @@ fn linear(
     d_out: usize,
     scale: &Scale,
 ) -> Vec<f32> {
-    let mut out = vec![0.0; activations.rows() * d_out];
-    ternary_linear(
-        kernel,
-        activations,
-        words,
-        d_out,
-        scale.granularity(),
-        scale.values(),
-        &mut out,
+    let bytes = base3::pack(words, d_out, activations.d_in());
+    let (granularity, scale) = (scale.granularity(), scale.values());
+    let [words, base3] = [Codes::Words(words), Codes::Base3(&bytes)].map(|codes| {
+        let mut out = vec![0.0; activations.rows() * d_out];
+        ternary_linear(
+            kernel,
+            activations,
+            codes,
+            d_out,
+            granularity,
+            scale,
+            &mut out,
+        );
+        out
+    });
+    assert!(
+        bits(&words) == bits(&base3),
+        "{} {granularity}",
+        kernel.name()
     );
-    out
+    words
 }
 
 /// Inputs lie in -1..1 and scales below 2, so 2·depth bounds the sum of magnitudes; f32 sums of `depth` terms err by

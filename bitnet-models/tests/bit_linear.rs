@@ -7,6 +7,7 @@ mod devices;
 #[path = "../../bitnet-kernels/tests/support/mod.rs"]
 mod fixtures;
 
+use bitnet_kernels::packing::base3;
 use bitnet_kernels::quantize::fake_quantize;
 use bitnet_kernels::{
     ActivationQuantizer, Granularity, PackedTernary, Scale, TernaryTensor, WeightQuantizer,
@@ -753,6 +754,41 @@ fn a_record_of_the_other_state_is_refused_by_name() {
             "{store:?}: {error}"
         );
     }
+}
+
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+#[test]
+fn a_layer_of_base_3_gives_the_same_outputs_wherever_it_goes_and_its_record_is_told_apart() {
+    let device = cpu();
+    let config = BitLinearConfig::new(2560, 24);
+    let words = config.init(&device).pack();
+    let packed = words.weight().to_packed().unwrap();
+    let bytes = base3::pack(packed.words(), 24, 2560);
+    let bytes = TensorData::new(bytes, [24, base3::bytes_per_row(2560)]);
+    let codes = Tensor::from_data(bytes, (&device, DType::U8));
+    let (_, scale) = words.weight().into_parts();
+    let weight = TernaryTensor::from_parts(codes, scale, 2560, Granularity::Tensor).unwrap();
+    let layer = BitLinear::from_packed(weight, None);
+    assert!(
+        layer.bits_per_weight() < 1.601,
+        "{}",
+        layer.bits_per_weight()
+    );
+
+    let x = Tensor::<2>::random([3, 2560], Distribution::Default, &device);
+    let expected = words.forward(x.clone()).into_data();
+    assert_eq!(layer.forward(x.clone()).into_data(), expected);
+    for store in Store::ALL {
+        let record = store.save(&layer);
+        let error = store.load(record, config.init_packed(&device)).unwrap_err();
+        assert!(error.contains("weight.codes"), "{store:?}: {error}");
+    }
+    for (name, other) in devices() {
+        let moved = layer.clone().to_device(&other);
+        assert_eq!(moved.weight().to_packed().as_ref(), Ok(&packed), "{name}");
+    }
+    let moved = layer.fork(&device);
+    assert_eq!(moved.forward(x).into_data(), expected);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod golden;
 use std::sync::Arc;
 
 use bitnet_kernels::cpu::set_threads;
+use bitnet_kernels::packing::Packing;
 use bitnet_kernels::{CacheFormat, TableFormat};
 use bitnet_models::decoder::LoadOptions;
 use bitnet_models::generation::{
@@ -324,12 +325,15 @@ fn gguf_files_give_the_logits_of_what_they_hold() {
 fn a_packed_file_gives_the_same_outputs_as_its_source() {
     let folder = tempfile::tempdir().unwrap();
     for (name, device) in devices() {
-        for (number, path) in models().into_iter().enumerate() {
+        let all = models().into_iter();
+        let cases = all.flat_map(|path| Packing::ALL.map(|ternary| (path.clone(), ternary)));
+        for (number, (path, ternary)) in cases.enumerate() {
             let source = load(&path, &device).unwrap();
             let checkpoint = bitnet_models::weights::open(&root().join(&path)).unwrap();
             let file = folder.path().join(format!("{name}-{number}.bpk"));
             let options = PackOptions {
                 table: TableFormat::F32,
+                ternary,
                 arithmetic: Arithmetic::F32,
                 tokenizer: None,
                 tokenizer_config: None,

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bitnet_kernels::packing::Packing;
 use bitnet_kernels::{PackedTernary, Scale, TableFormat};
 use bitnet_models::architectures::{self, Overrides};
 use bitnet_models::decoder::LoadOptions;
@@ -154,6 +155,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, usize)> {
     }
     let options = PackOptions {
         table: TableFormat::Int8,
+        ternary: Packing::Words,
         arithmetic: Arithmetic::F32,
         tokenizer: None,
         tokenizer_config: None,

@@ -23,7 +23,7 @@ impl TernaryOps for Flex {
         let (x, codes, scale) = (floats(x), codes.to_contiguous(), scale.to_contiguous());
         let y = slices::ternary_linear(
             slice(&x),
-            slice(&codes),
+            codes_of(&codes),
             slice(&scale),
             codes.shape()[0],
             spec,
@@ -68,7 +68,7 @@ impl TernaryOps for Flex {
         let (dy, codes, scale) = (floats(dy), codes.to_contiguous(), scale.to_contiguous());
         let dx = slices::ternary_linear_dx(
             slice(&dy),
-            slice(&codes),
+            codes_of(&codes),
             slice(&scale),
             codes.shape()[0],
             spec,
@@ -149,7 +149,7 @@ fn products<const N: usize>(
     let (dtype, x) = (x.dtype(), floats(x));
     let weights = weights.map(|(codes, scale)| (codes.to_contiguous(), scale.to_contiguous()));
     let views: [_; N] = std::array::from_fn(|n| slices::Weight {
-        codes: slice(&weights[n].0),
+        codes: codes_of(&weights[n].0),
         scale: slice(&weights[n].1),
         d_out: weights[n].0.shape()[0],
         spec: specs[n],
@@ -164,6 +164,14 @@ fn products<const N: usize>(
         let (y, shape) = outputs.next().expect("one for each weight");
         tensor(y, shape, dtype)
     })
+}
+
+/// The codes of a contiguous tensor: base-3 bytes or words.
+fn codes_of(tensor: &FlexTensor) -> cpu::Codes<'_> {
+    match tensor.dtype() {
+        DType::U8 => cpu::Codes::Base3(slice(tensor)),
+        _ => cpu::Codes::Words(slice(tensor)),
+    }
 }
 
 /// Contiguous f32 values; a copy only if `x` is neither.

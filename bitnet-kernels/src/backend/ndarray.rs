@@ -18,7 +18,7 @@ use super::slices;
 use crate::ops::table::rows_shape;
 use crate::ops::{backward_shape, forward_shape};
 use crate::packing::words::words_per_row;
-use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer};
+use crate::{Granularity, TableOps, TableSpec, TernaryOps, TernarySpec, WeightQuantizer, cpu};
 
 impl TernaryOps for NdArray {
     fn ternary_linear(
@@ -29,8 +29,13 @@ impl TernaryOps for NdArray {
     ) -> FloatTensor<Self> {
         let (dtype, shape) = (x.dtype(), forward_shape(&x.shape(), &codes.shape()));
         let d_out = codes.shape()[0];
-        let y =
-            slices::ternary_linear(&f32s(&floats(x)), &u32s(&codes), &f32s(&scale), d_out, spec);
+        let y = slices::ternary_linear(
+            &f32s(&floats(x)),
+            codes_of(&codes).view(),
+            &f32s(&scale),
+            d_out,
+            spec,
+        );
         tensor(y, &shape, dtype)
     }
 
@@ -71,7 +76,7 @@ impl TernaryOps for NdArray {
         let d_out = codes.shape()[0];
         let dx = slices::ternary_linear_dx(
             &f32s(&floats(dy)),
-            &u32s(&codes),
+            codes_of(&codes).view(),
             &f32s(&scale),
             d_out,
             spec,
@@ -129,10 +134,10 @@ fn products<const N: usize>(
     specs: [TernarySpec; N],
 ) -> [NdArrayTensor; N] {
     let (dtype, x) = (x.dtype(), floats(x));
-    let words = weights.each_ref().map(|(codes, _)| u32s(codes));
+    let codes = weights.each_ref().map(|(codes, _)| codes_of(codes));
     let scales = weights.each_ref().map(|(_, scale)| f32s(scale));
     let views: [_; N] = std::array::from_fn(|n| slices::Weight {
-        codes: &words[n],
+        codes: codes[n].view(),
         scale: &scales[n],
         d_out: weights[n].0.shape()[0],
         spec: specs[n],
@@ -147,6 +152,28 @@ fn products<const N: usize>(
         let (y, shape) = outputs.next().expect("one for each weight");
         tensor(y, &shape, dtype)
     })
+}
+
+/// Packed codes in row order.
+enum OwnedCodes<'a> {
+    Words(Cow<'a, [u32]>),
+    Base3(Cow<'a, [u8]>),
+}
+
+impl OwnedCodes<'_> {
+    fn view(&self) -> cpu::Codes<'_> {
+        match self {
+            Self::Words(words) => cpu::Codes::Words(words),
+            Self::Base3(bytes) => cpu::Codes::Base3(bytes),
+        }
+    }
+}
+
+fn codes_of(codes: &NdArrayTensor) -> OwnedCodes<'_> {
+    match codes {
+        NdArrayTensor::U8(bytes) => OwnedCodes::Base3(slice(bytes.view())),
+        words => OwnedCodes::Words(u32s(words)),
+    }
 }
 
 /// The f32 values of a float tensor; a copy only if it holds f64.

@@ -6,7 +6,7 @@ use crate::{Granularity, TableSpec, TableView, TernarySpec, cpu};
 
 /// A packed weight.
 pub(super) struct Weight<'a> {
-    pub(super) codes: &'a [u32],
+    pub(super) codes: cpu::Codes<'a>,
     pub(super) scale: &'a [f32],
     pub(super) d_out: usize,
     pub(super) spec: TernarySpec,
@@ -15,7 +15,7 @@ pub(super) struct Weight<'a> {
 /// `y [rows, d_out]`.
 pub(super) fn ternary_linear(
     x: &[f32],
-    codes: &[u32],
+    codes: cpu::Codes<'_>,
     scale: &[f32],
     d_out: usize,
     spec: TernarySpec,
@@ -68,7 +68,7 @@ pub(super) fn ternary_linears<const N: usize>(
 /// `dx [rows, d_in]`.
 pub(super) fn ternary_linear_dx(
     dy: &[f32],
-    codes: &[u32],
+    codes: cpu::Codes<'_>,
     scale: &[f32],
     d_out: usize,
     spec: TernarySpec,

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::threads;
+use super::{Codes, threads};
 use crate::Granularity;
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD, words_per_row};
 
@@ -22,23 +22,24 @@ const QUAD: usize = 4;
 /// # Shapes
 ///
 /// - x: `[rows, d_in]`
-/// - words: canonical words of `[d_out, d_in]`
+/// - codes: canonical words or base-3 bytes of `[d_out, d_in]`; base 3 is unpacked into words first
 /// - scale: as `granularity` says
 /// - out: `[rows, d_out]`
 ///
 /// # Panics
 ///
 /// Panics if a length does not fit.
-pub fn ternary_linear_float(
+pub fn ternary_linear_float<'a>(
     x: &[f32],
-    words: &[u32],
+    codes: impl Into<Codes<'a>>,
     d_out: usize,
     d_in: usize,
     granularity: Granularity,
     scale: &[f32],
     out: &mut [f32],
 ) {
-    let weight = Weight::new(words, d_out, d_in, granularity, scale);
+    let words = codes.into().into_words(d_out, d_in);
+    let weight = Weight::new(&words, d_out, d_in, granularity, scale);
     let rows = rows(x, d_in, out, d_out);
     let columns = 0..words_per_row(d_in);
     let width = columns.len() * CODES_PER_WORD;
@@ -73,23 +74,24 @@ pub fn ternary_linear_float(
 /// # Shapes
 ///
 /// - dy: `[rows, d_out]`
-/// - words: canonical words of `[d_out, d_in]`
+/// - codes: canonical words or base-3 bytes of `[d_out, d_in]`; base 3 is unpacked into words first
 /// - scale: as `granularity` says
 /// - dx: `[rows, d_in]`
 ///
 /// # Panics
 ///
 /// Panics if a length does not fit.
-pub fn ternary_linear_dx(
+pub fn ternary_linear_dx<'a>(
     dy: &[f32],
-    words: &[u32],
+    codes: impl Into<Codes<'a>>,
     d_out: usize,
     d_in: usize,
     granularity: Granularity,
     scale: &[f32],
     dx: &mut [f32],
 ) {
-    let weight = Weight::new(words, d_out, d_in, granularity, scale);
+    let words = codes.into().into_words(d_out, d_in);
+    let weight = Weight::new(&words, d_out, d_in, granularity, scale);
     let rows = rows(dy, d_out, dx, d_in);
     let width = TILE_WORDS * CODES_PER_WORD;
     split(dx, rows, d_in, d_out, width, |range, mut dx| {

@@ -7,6 +7,7 @@
 mod activations;
 mod attention;
 mod bandwidth;
+mod base3;
 mod digits;
 mod float;
 mod panels;
@@ -32,6 +33,7 @@ use crate::packing::words::CODES_PER_WORD;
 pub use activations::{Activations, fake_quantize};
 pub use attention::{CacheSlices, cached_attention};
 pub use bandwidth::{read_bandwidth, read_rate};
+pub use base3::{Base3Kernel, Codes};
 pub use digits::DigitKernel;
 pub use float::{ternary_linear_dx, ternary_linear_float};
 pub use panels::PanelKernel;
@@ -62,6 +64,11 @@ pub trait Kernel: TableKernel + Sync + Debug {
 
     /// Its loops for many tokens, if it has any.
     fn panels(&self) -> Option<&dyn PanelKernel> {
+        None
+    }
+
+    /// Its loops over base-3 bytes, if it has any. Others unpack them first.
+    fn base3(&self) -> Option<&dyn Base3Kernel> {
         None
     }
 

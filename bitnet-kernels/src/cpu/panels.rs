@@ -58,7 +58,7 @@ impl Product<'_> {
     pub(super) fn plain_panels(
         &self,
         rows: Range<usize>,
-        mut emit: impl FnMut(usize, usize, &[i32]),
+        emit: &mut dyn FnMut(usize, usize, &[i32]),
     ) {
         let height = self.panel_kernel().panel_rows();
         let mut totals = vec![0; self.activations.rows() * height];
@@ -82,7 +82,7 @@ impl Product<'_> {
         &self,
         rows: Range<usize>,
         groups: &Groups<'_>,
-        mut emit: impl FnMut(usize, usize, &[f32]),
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
         let (height, words) = (self.panel_kernel().panel_rows(), 2 * groups.pairs);
         let count = self.activations.rows();
@@ -175,7 +175,7 @@ impl Product<'_> {
 
     /// Some words of a row; beyond the last row, of that one.
     fn row(&self, row: usize, columns: &Range<usize>) -> &[u32] {
-        &self.words[row.min(self.d_out - 1) * self.width..][columns.clone()]
+        &self.words()[row.min(self.d_out - 1) * self.width..][columns.clone()]
     }
 
     /// Some columns of some tokens.

@@ -1,4 +1,5 @@
-//! Tiles, tails and the epilogue of ternary products, once for all kernels; many tokens go to `panels`.
+//! Tiles, tails and the epilogue of ternary products, once for all kernels; many tokens go to `panels`, base 3 comes from
+//! `base3`.
 //!
 //! The order of loops: weight rows in blocks that stay in the second-level cache, in each block a few tokens that stay in
 //! the first-level one, for these the rows of the block, four at a time. With one token this streams the weights once
@@ -8,12 +9,12 @@
 use std::ops::Range;
 
 use super::simd::compiled;
-use super::{Activations, Kernel, MAX_LANES, ROWS, threads};
+use super::{Activations, Codes, Kernel, MAX_LANES, ROWS, threads};
 use crate::Granularity;
 use crate::packing::words::{CODES_PER_WORD, ZERO_WORD, words_per_row};
 
 /// Packed weights that a block of rows takes: a part of the second-level cache.
-const BLOCK_BYTES: usize = 128 << 10;
+pub(super) const BLOCK_BYTES: usize = 128 << 10;
 /// Columns of two words: the unit of group sizes.
 const PAIR: usize = 2 * CODES_PER_WORD;
 /// Activations that a tile takes: most of a first-level cache of 32 KiB, next to four weight rows.
@@ -23,22 +24,22 @@ const TILE_BYTES: usize = 24 << 10;
 ///
 /// # Shapes
 ///
-/// - words: canonical words of `[d_out, d_in]`
+/// - codes: canonical words or base-3 bytes of `[d_out, d_in]`
 /// - out: `[rows, d_out]`
 ///
 /// # Panics
 ///
 /// Panics if a length does not fit, or if `activations` were made for another kernel.
-pub fn ternary_sums(
+pub fn ternary_sums<'a>(
     kernel: &dyn Kernel,
     activations: &Activations,
-    words: &[u32],
+    codes: impl Into<Codes<'a>>,
     d_out: usize,
     out: &mut [i32],
 ) {
-    let product = Product::new(kernel, activations, words, d_out);
+    let product = Product::new(kernel, activations, codes.into(), d_out);
     product.split(out, |rows, mut out| {
-        product.plain_sums(rows.clone(), |n, t, sums| {
+        product.plain_sums(rows.clone(), &mut |n, t, sums| {
             let sum = activations.sum()[t];
             for (out, codes) in out[t][n - rows.start..].iter_mut().zip(sums) {
                 *out = codes - sum;
@@ -51,29 +52,29 @@ pub fn ternary_sums(
 ///
 /// # Shapes
 ///
-/// - words: canonical words of `[d_out, d_in]`
+/// - codes: canonical words or base-3 bytes of `[d_out, d_in]`
 /// - scale: as `granularity` says
 /// - out: `[rows, d_out]`
 ///
 /// # Panics
 ///
 /// Panics if a length does not fit, or if `activations` were made for another kernel.
-pub fn ternary_linear(
+pub fn ternary_linear<'a>(
     kernel: &dyn Kernel,
     activations: &Activations,
-    words: &[u32],
+    codes: impl Into<Codes<'a>>,
     d_out: usize,
     granularity: Granularity,
     scale: &[f32],
     out: &mut [f32],
 ) {
-    let product = Product::new(kernel, activations, words, d_out);
+    let product = Product::new(kernel, activations, codes.into(), d_out);
     let d_in = activations.d_in();
     assert_eq!(scale.len(), granularity.count(d_out, d_in), "{granularity}");
     let s = activations.scale();
     match granularity {
         Granularity::Tensor | Granularity::Row => product.split(out, |rows, mut out| {
-            product.plain_sums(rows.clone(), |n, t, sums| {
+            product.plain_sums(rows.clone(), &mut |n, t, sums| {
                 let (sum, s) = (activations.sum()[t], s[t]);
                 let finished = |sum_of_codes: &i32| (sum_of_codes - sum) as f32 / s;
                 let out = out[t][n - rows.start..].iter_mut().zip(sums);
@@ -107,7 +108,7 @@ pub fn ternary_linear(
                 "a group is a whole number of pairs of words"
             );
             product.split(out, |rows, mut out| {
-                product.grouped_sums(rows.clone(), &groups, |n, t, totals| {
+                product.grouped_sums(rows.clone(), &groups, &mut |n, t, totals| {
                     let out = out[t][n - rows.start..].iter_mut().zip(totals);
                     compiled(
                         kernel,
@@ -121,6 +122,7 @@ pub fn ternary_linear(
 }
 
 /// The group scales of a weight.
+#[derive(Clone, Copy)]
 pub(super) struct Groups<'a> {
     pub(super) pairs: usize, // pairs of words in a group
     pub(super) count: usize, // groups in a row
@@ -168,11 +170,12 @@ impl Groups<'_> {
 }
 
 /// The operands of one product, with the lengths proven.
+#[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
     pub(super) kernel: &'a dyn Kernel,
     pub(super) activations: &'a Activations,
-    pub(super) words: &'a [u32],
-    pub(super) width: usize,
+    pub(super) codes: Codes<'a>,
+    pub(super) width: usize, // canonical words of a row, also where its codes are base 3
     pub(super) d_out: usize,
 }
 
@@ -180,22 +183,17 @@ impl<'a> Product<'a> {
     fn new(
         kernel: &'a dyn Kernel,
         activations: &'a Activations,
-        words: &'a [u32],
+        codes: Codes<'a>,
         d_out: usize,
     ) -> Self {
         activations.check(kernel);
-        let width = words_per_row(activations.d_in());
-        assert_eq!(
-            words.len(),
-            d_out * width,
-            "canonical words of {d_out} x {}",
-            activations.d_in()
-        );
+        let d_in = activations.d_in();
+        codes.check(d_out, d_in);
         Self {
             kernel,
             activations,
-            words,
-            width,
+            codes,
+            width: words_per_row(d_in),
             d_out,
         }
     }
@@ -211,12 +209,24 @@ impl<'a> Product<'a> {
             return;
         }
         let work = out.len() * self.activations.d_in();
-        let unit = if self.activations.is_natural() {
+        threads::split(out, self.d_out, self.unit(), work, body);
+    }
+
+    /// Rows that are multiplied at a time.
+    pub(super) fn unit(&self) -> usize {
+        if self.activations.is_natural() {
             self.panel_kernel().panel_rows()
         } else {
             ROWS
-        };
-        threads::split(out, self.d_out, unit, work, body);
+        }
+    }
+
+    /// The codes as words, of which base 3 was made on the way here.
+    pub(super) fn words(&self) -> &'a [u32] {
+        match self.codes {
+            Codes::Words(words) => words,
+            Codes::Base3(_) => unreachable!("base 3 is unpacked, or has loops of its own"),
+        }
     }
 
     /// Walks over blocks of weight rows and, in each, over tiles of tokens.
@@ -240,37 +250,55 @@ impl<'a> Product<'a> {
     }
 
     /// Calls `emit` with the sums of codes of some weight rows from n on and token t, the last perhaps repeated.
-    fn plain_sums(&self, rows: Range<usize>, emit: impl FnMut(usize, usize, &[i32])) {
-        if self.activations.is_natural() {
-            self.plain_panels(rows, emit);
-        } else {
-            self.plain(rows, emit);
+    pub(super) fn plain_sums(
+        &self,
+        rows: Range<usize>,
+        emit: &mut dyn FnMut(usize, usize, &[i32]),
+    ) {
+        match self.codes {
+            Codes::Base3(bytes) => self.plain_base3(bytes, rows, emit),
+            Codes::Words(_) if self.activations.is_natural() => self.plain_panels(rows, emit),
+            Codes::Words(_) => self.plain(
+                rows,
+                self.kernel.lanes(),
+                |rows, tokens, columns, sums| self.add_block(rows, tokens, columns, sums),
+                emit,
+            ),
         }
     }
 
     /// Calls `emit` with Σ acc_g · w_g of some weight rows from n on and token t, the last perhaps repeated.
-    fn grouped_sums(
+    pub(super) fn grouped_sums(
         &self,
         rows: Range<usize>,
         groups: &Groups<'_>,
-        emit: impl FnMut(usize, usize, &[f32]),
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
-        if self.activations.is_natural() {
-            self.grouped_panels(rows, groups, emit);
-        } else {
-            self.grouped(rows, groups, emit);
+        match self.codes {
+            Codes::Base3(bytes) => self.grouped_base3(bytes, rows, groups, emit),
+            Codes::Words(_) if self.activations.is_natural() => {
+                self.grouped_panels(rows, groups, emit);
+            }
+            Codes::Words(_) => self.grouped(rows, groups, emit),
         }
     }
 
-    /// In fours of rows. `emit` gets the rows of a block together: calling it for each four took as long as the products of
-    /// eight tokens.
-    fn plain(&self, rows: Range<usize>, mut emit: impl FnMut(usize, usize, &[i32])) {
+    /// In fours of rows; `add` adds the products of some columns, in multiples of `unit` words, to the sums of a block,
+    /// `[rows / 4, tokens]`. `emit` gets the rows of a block together: calling it for each four took as long as the products
+    /// of eight tokens.
+    pub(super) fn plain(
+        &self,
+        rows: Range<usize>,
+        unit: usize,
+        add: impl Fn(Range<usize>, Range<usize>, Range<usize>, &mut [[i32; ROWS]]),
+        emit: &mut dyn FnMut(usize, usize, &[i32]),
+    ) {
         let (mut sums, mut line) = (Vec::new(), Vec::new());
         self.tiles(rows, self.kernel.tokens(), |rows, tokens| {
             sums.clear();
             sums.resize(rows.len().div_ceil(ROWS) * tokens.len(), [0; ROWS]);
-            for columns in self.chunks(tokens.len()) {
-                self.add_block(rows.clone(), tokens.clone(), columns, &mut sums);
+            for columns in self.chunks(tokens.len(), unit) {
+                add(rows.clone(), tokens.clone(), columns, &mut sums);
             }
             for (at, t) in tokens.clone().enumerate() {
                 line.clear();
@@ -281,10 +309,10 @@ impl<'a> Product<'a> {
     }
 
     /// Equal ranges of words such that the activations of a tile stay in the first-level cache.
-    fn chunks(&self, tokens: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (width, lanes) = (self.width, self.kernel.lanes());
+    fn chunks(&self, tokens: usize, unit: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let width = self.width;
         let pieces = (width * CODES_PER_WORD * tokens).div_ceil(TILE_BYTES);
-        let step = width.div_ceil(pieces).next_multiple_of(lanes);
+        let step = width.div_ceil(pieces).next_multiple_of(unit);
         (0..width)
             .step_by(step)
             .map(move |start| start..(start + step).min(width))
@@ -326,7 +354,7 @@ impl<'a> Product<'a> {
     }
 
     /// The activations that stand beside some words, padded to whole vectors.
-    fn q(&self, tokens: &Range<usize>, columns: &Range<usize>) -> Vec<&'a [i8]> {
+    pub(super) fn q(&self, tokens: &Range<usize>, columns: &Range<usize>) -> Vec<&'a [i8]> {
         let len = columns.len().next_multiple_of(self.kernel.lanes()) * CODES_PER_WORD;
         tokens
             .clone()
@@ -336,7 +364,7 @@ impl<'a> Product<'a> {
 
     /// Some words of four rows.
     fn rows(&self, panel: [usize; ROWS], columns: &Range<usize>) -> [&'a [u32]; ROWS] {
-        panel.map(|row| &self.words[row * self.width..][columns.clone()])
+        panel.map(|row| &self.words()[row * self.width..][columns.clone()])
     }
 
     /// The same for a tail, in room for a whole vector.
@@ -357,7 +385,7 @@ impl<'a> Product<'a> {
         &self,
         rows: Range<usize>,
         groups: &Groups<'_>,
-        mut emit: impl FnMut(usize, usize, &[f32]),
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
         let (kernel, count) = (self.kernel, groups.count);
         let stride = self.width.next_multiple_of(kernel.lanes()) / 2;
@@ -415,6 +443,6 @@ impl<'a> Product<'a> {
 }
 
 /// Four rows from `n` on; beyond the last of `rows`, that one again.
-fn panel(n: usize, rows: &Range<usize>) -> [usize; ROWS] {
+pub(super) fn panel(n: usize, rows: &Range<usize>) -> [usize; ROWS] {
     std::array::from_fn(|r| (n + r).min(rows.end - 1))
 }

@@ -41,8 +41,9 @@ pub struct TernarySpec {
 
 /// Ternary arithmetic of a Burn backend.
 ///
-/// `codes` is `[d_out, words]` of canonical `u32` words ([`packing::words`](crate::packing::words)), `scale` is flat f32
-/// with [`Granularity::count`] values. Call the functions of this module rather than the trait: they check shapes.
+/// `codes` is `[d_out, words]` of canonical `u32` words ([`packing::words`](crate::packing::words)), on Flex and NdArray perhaps
+/// `[d_out, bytes]` of base-3 `u8` ([`packing::base3`](crate::packing::base3)); [`TernaryTensor`] sees to it that no other backend
+/// gets these. `scale` is flat f32 with [`Granularity::count`] values. Call the functions of this module rather than the trait: they check shapes.
 #[backend_extension(
     Cube: cfg(feature = "cube"),
     Flex: cfg(feature = "flex"),

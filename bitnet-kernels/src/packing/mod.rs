@@ -1,8 +1,9 @@
 //! Bit layouts of ternary matrices: pure functions between bytes and trits, no Burn, no `unsafe`.
 //!
-//! [`words`] is our own, canonical layout. The others belong to file formats; each is one file and one line in
-//! [`LAYOUTS`], and the property tests run over that list. Trits are `i8` values -1, 0, 1, row-major `[d_out, d_in]`.
+//! [`words`] is our own, canonical layout, and [`base3`] a smaller one made of it. The others belong to file formats; each is
+//! one file and one line in [`LAYOUTS`], and the property tests run over that list. Trits are `i8` values -1, 0, 1, row-major `[d_out, d_in]`.
 
+pub mod base3;
 mod blocks;
 mod codes;
 pub mod gpu_int2;
@@ -19,6 +20,21 @@ use crate::{KernelError, Scale};
 
 /// Largest `d_in`: with |x| ≤ 128, a sum of codes 0..2 times activations stays below 2³¹ for d_in < 2²³.
 pub const MAX_D_IN: usize = 1 << 23;
+
+/// How kernels find the codes of a ternary matrix in memory, and our own files on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Packing {
+    /// Canonical [`words`]: 2 bits a weight, on every device.
+    #[default]
+    Words,
+    /// [`base3`] bytes: 1.6 bits a weight, for CPUs whose kernel has loops for them.
+    Base3,
+}
+
+impl Packing {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Words, Self::Base3];
+}
 
 /// What a foreign buffer holds.
 #[derive(Debug, Clone, PartialEq)]

@@ -283,8 +283,8 @@ impl Loader<'_> {
         let Form::Ternary(granularity) = ready.form else {
             unreachable!("a projection is ternary or float")
         };
-        let (codes, scale) = self.upload(ready);
-        TernaryTensor::from_parts(codes, scale, d_in, granularity).expect(PROVEN)
+        let Ready { codes, scale, .. } = ready;
+        TernaryTensor::from_data(codes, scale, d_in, granularity, self.device).expect(PROVEN)
     }
 
     /// On a CPU device without a copy.

@@ -6,8 +6,8 @@
 //!
 //! Source: arXiv 2402.17764 (b1.58), arXiv 2310.11453 (1 bit); the exact order of operations is `bitnet_kernels`'.
 
-use bitnet_kernels::packing::MAX_D_IN;
 use bitnet_kernels::packing::words::{ZERO_WORD, words_per_row};
+use bitnet_kernels::packing::{MAX_D_IN, Packing};
 use bitnet_kernels::quantize::fake_quantize;
 use bitnet_kernels::{
     ActivationQuantizer, Granularity, TernaryTensor, WeightQuantizer, linear, ternarize,
@@ -96,8 +96,12 @@ impl BitLinearConfig {
             false,
             [count].into(),
         );
-        let d_in = self.d_in;
-        let weight = Weight::Packed(PackedWeight { codes, scale, d_in });
+        let weight = Weight::Packed(PackedWeight {
+            codes,
+            scale,
+            d_in: self.d_in,
+            granularity: self.granularity,
+        });
         self.module(weight, self.init_bias(device), device)
     }
 
@@ -194,7 +198,8 @@ impl BitLinearConfig {
 /// # Records
 ///
 /// Latent: `weight` `[d_out, d_in]`, as in PyTorch and in the published checkpoints (Burn's `Linear` has
-/// `[d_input, d_output]`), in any float dtype. Packed: `weight.codes` `[d_out, words]` of `u32`, and `weight.scale`.
+/// `[d_input, d_output]`), in any float dtype. Packed: `weight.codes` `[d_out, words]` of `u32`, and `weight.scale`. (On a CPU a
+/// layer that came from a base-3 file has `[d_out, bytes]` of `u8`, which a module of words refuses by its shape.)
 /// Both: `bias`, `norm.gamma`. The states have different names on purpose: loading a record of one into a module of
 /// the other is refused as a missing tensor. Create the receiving module in the state of the record, with
 /// [`init`](BitLinearConfig::init) or [`init_packed`](BitLinearConfig::init_packed). Sizes and options are
@@ -399,13 +404,7 @@ impl BitLinear {
             Weight::Latent(latent) => {
                 ternarize(latent.val(), self.weight_quantizer, self.granularity)
             }
-            Weight::Packed(PackedWeight { codes, scale, d_in }) => TernaryTensor::from_parts(
-                codes.val(),
-                scale.val().cast(DType::F32), // a module-wide cast may have narrowed it
-                *d_in,
-                self.granularity,
-            )
-            .expect("shapes were proven on construction, and loading keeps them"),
+            Weight::Packed(packed) => packed.tensor(),
         }
     }
 
@@ -474,22 +473,58 @@ enum Weight {
     Packed(PackedWeight),
 }
 
-/// Canonical words `[d_out, words]`, `u32`, and flat scales. Neither ever requires a gradient.
+/// Canonical words `[d_out, words]`, `u32`, or base-3 bytes `[d_out, bytes]`, `u8`, and flat scales. Neither ever requires a
+/// gradient.
 #[derive(Module, Debug)]
 struct PackedWeight {
     codes: Param<Tensor<2, Int>>,
     scale: Param<Tensor<1>>,
     d_in: usize,
+    #[module(skip)]
+    granularity: Granularity,
 }
 
 impl PackedWeight {
     fn new(weight: TernaryTensor) -> Self {
-        let d_in = weight.d_in();
+        let (d_in, granularity) = (weight.d_in(), weight.granularity());
         let (codes, scale) = weight.into_parts();
         Self {
             codes: Param::initialized(ParamId::new(), codes),
             scale: Param::from_tensor(scale).set_require_grad(false),
             d_in,
+            granularity,
+        }
+    }
+
+    fn tensor(&self) -> TernaryTensor {
+        TernaryTensor::from_parts(
+            self.codes.val(),
+            self.scale.val().cast(DType::F32), // a module-wide cast may have narrowed it
+            self.d_in,
+            self.granularity,
+        )
+        .expect("shapes were proven on construction, and loading keeps them")
+    }
+
+    /// Rows of words and of bytes are never equally long, so the shape tells them apart, loaded or not.
+    fn packing(&self) -> Packing {
+        match self.codes.lazy_shape()[1] == words_per_row(self.d_in) {
+            true => Packing::Words,
+            false => Packing::Base3,
+        }
+    }
+
+    /// With codes that the kernels of `device` read.
+    fn fit(self, device: &Device) -> Self {
+        match self.packing() {
+            Packing::Words => self,
+            Packing::Base3 => {
+                let (codes, _) = self.tensor().fit(device).into_parts();
+                Self {
+                    codes: Param::initialized(self.codes.id, codes),
+                    ..self
+                }
+            }
         }
     }
 }
@@ -507,7 +542,11 @@ impl Weight {
         match self {
             Self::Latent(latent) => bytes(latent),
             Self::Packed(packed) => {
-                4 * packed.codes.lazy_shape().num_elements() + bytes(&packed.scale)
+                let size = match packed.packing() {
+                    Packing::Words => size_of::<u32>(),
+                    Packing::Base3 => size_of::<u8>(),
+                };
+                size * packed.codes.lazy_shape().num_elements() + bytes(&packed.scale)
             }
         }
     }
@@ -540,14 +579,14 @@ impl Module for Weight {
     fn to_device(self, device: &Device) -> Self {
         match self {
             Self::Latent(latent) => Self::Latent(latent.to_device(device)),
-            Self::Packed(packed) => Self::Packed(packed.to_device(device)),
+            Self::Packed(packed) => Self::Packed(packed.fit(device).to_device(device)),
         }
     }
 
     fn fork(self, device: &Device) -> Self {
         match self {
             Self::Latent(latent) => Self::Latent(latent.fork(device)),
-            Self::Packed(packed) => Self::Packed(packed.fork(device)),
+            Self::Packed(packed) => Self::Packed(packed.fit(device).fork(device)),
         }
     }
 

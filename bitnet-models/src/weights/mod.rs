@@ -123,7 +123,7 @@ pub trait Checkpoint: Debug + Send + Sync {
 /// A matrix in the form that kernels read.
 #[derive(Debug)]
 pub struct Ready {
-    /// `[rows, words]`, u32.
+    /// `[rows, words]`, u32; of a ternary matrix perhaps `[rows, bytes]` of base 3, u8.
     pub codes: TensorData,
     /// Flat scales, f32.
     pub scale: TensorData,
@@ -134,7 +134,7 @@ pub struct Ready {
 /// What the words of a [`Ready`] matrix mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Canonical ternary words.
+    /// Canonical ternary words, or base-3 bytes.
     Ternary(Granularity),
     /// A table of few bits.
     Table(TableFormat),

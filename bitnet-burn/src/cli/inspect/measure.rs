@@ -9,7 +9,7 @@ use bitnet_burn::kernels::packing::words::words_per_row;
 use bitnet_burn::kernels::quantize::ternarize;
 use bitnet_burn::kernels::{CacheFormat, Histogram, TableFormat, WeightQuantizer};
 use bitnet_burn::models::decoder::DecoderConfig;
-use bitnet_burn::models::weights::{Checkpoint, FloatKind, Floats, Matrix, Role};
+use bitnet_burn::models::weights::{Checkpoint, FloatKind, Floats, Matrix, Role, TensorInfo};
 
 /// Bytes in the file per weight of the projections, their scales included, in bits; 0 if there is no file.
 pub(crate) fn bits_per_weight(checkpoint: &dyn Checkpoint, config: &DecoderConfig) -> f64 {
@@ -36,13 +36,10 @@ pub(super) fn model_bytes(
     config: &DecoderConfig,
     table: TableFormat,
 ) -> u64 {
-    let floats: HashMap<&str, bool> = checkpoint
+    let held: HashMap<&str, &TensorInfo> = checkpoint
         .tensors()
         .iter()
-        .map(|tensor| {
-            let is_float = FloatKind::from_name(&tensor.encoding).is_some();
-            (tensor.name.as_str(), is_float)
-        })
+        .map(|tensor| (tensor.name.as_str(), tensor))
         .collect();
     let words = |slot: &str, role: Role| match role {
         Role::Vector(len) => len,
@@ -50,12 +47,15 @@ pub(super) fn model_bytes(
             rows * table.words_per_row(columns) + table.scales(rows, columns)
         }
         Role::Linear { d_out, d_in } => {
-            let is_float = floats.get(slot).copied().unwrap_or(false);
+            let is_float = |tensor: &&TensorInfo| FloatKind::from_name(&tensor.encoding).is_some();
             match config.is_ternary(slot) {
-                None if is_float => d_out * d_in,
+                None if held.get(slot).is_some_and(is_float) => d_out * d_in,
                 granularity => {
-                    let granularity = granularity.unwrap_or_default();
-                    d_out * words_per_row(d_in) + granularity.count(d_out, d_in)
+                    let codes = match held.get(format!("{slot}.codes").as_str()) {
+                        Some(codes) => codes.bytes / 4, // used as they are in a packed file
+                        None => d_out * words_per_row(d_in),
+                    };
+                    codes + granularity.unwrap_or_default().count(d_out, d_in)
                 }
             }
         }

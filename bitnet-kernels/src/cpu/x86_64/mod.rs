@@ -6,6 +6,7 @@
 mod avx2;
 mod avx2_table;
 mod avx512;
+mod avx512_base3;
 mod avx512_digits;
 mod avx512_table;
 

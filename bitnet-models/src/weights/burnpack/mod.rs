@@ -3,6 +3,7 @@
 //! | tensor | shape | holds |
 //! | --- | --- | --- |
 //! | `<name>.codes`, `<name>.scale` | `[d_out, words]` u32, `[scales]` f32 | a ternary matrix in canonical words |
+//! | the same of a projection, layout `base3-1` | `[d_out, bytes]` u8, `[scales]` f32 | a ternary matrix in base-3 bytes |
 //! | `<name>.codes`, `<name>.scale` of a table | `[rows, words]` u32, `[scales]` f32 | a table in the file's table format |
 //! | `<name>` | its own, f32 | a vector, or a projection that is not ternary |
 //! | `tokenizer.json` | bytes | the tokenizer |
@@ -16,7 +17,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use bitnet_kernels::packing::words;
+use bitnet_kernels::packing::{Packing, base3, words};
 use bitnet_kernels::{Granularity, PackedTable, PackedTernary, Scale, TableFormat};
 use burn::tensor::{AllocationProperty, Bytes, DType, Shape, TensorData};
 
@@ -26,9 +27,15 @@ use crate::ModelError;
 
 pub use write::{PackOptions, write};
 
-/// Version of the words: 16 codes of 2 bits in a little-endian u32, column `l` of 16 at bit `8·(l mod 4) + 2·(l div 4)`,
-/// code = trit + 1, rows padded with code 1 to 64 columns.
-const LAYOUT: &str = "words-1";
+/// The layout tag of each packing. `words-1`: 16 codes of 2 bits in a little-endian u32, column `l` of 16 at bit
+/// `8·(l mod 4) + 2·(l div 4)`, code = trit + 1, rows padded with code 1 to 64 columns. `base3-1`: projections are base-3 bytes
+/// made of such words, see [`base3`]; ternary tables stay words, because their rows are read one by one.
+const fn layout(packing: Packing) -> &'static str {
+    match packing {
+        Packing::Words => "words-1",
+        Packing::Base3 => "base3-1",
+    }
+}
 
 /// Where in the metadata the layout tag stands.
 const LAYOUT_KEY: &str = "bitnet.layout";
@@ -43,6 +50,8 @@ struct Burnpack {
     /// Format of each table; `None` of a ternary one.
     tables: HashMap<String, Option<TableFormat>>,
     group_size: Option<usize>,
+    /// Of projections.
+    packing: Packing,
     tensors: HashMap<String, Stored>,
     infos: Vec<TensorInfo>,
 }
@@ -117,10 +126,12 @@ impl Burnpack {
             expected,
             way_out: "Make the file again with `bitnet-burn convert` of this version".into(),
         };
-        match metadata.get(LAYOUT_KEY) {
-            Some(layout) if layout == LAYOUT => {}
-            other => return Err(refuse(LAYOUT_KEY, other, LAYOUT.into())),
-        }
+        let found = metadata.get(LAYOUT_KEY);
+        let named = |packing: &Packing| found.is_some_and(|found| found == layout(*packing));
+        let Some(packing) = Packing::ALL.into_iter().find(named) else {
+            let expected = Packing::ALL.map(layout).join(" or ");
+            return Err(refuse(LAYOUT_KEY, found, expected));
+        };
         let object = |key: &str| {
             let text = metadata.get(key);
             let parsed = text.and_then(|text| serde_json::from_str::<ConfigMap>(text).ok());
@@ -164,11 +175,15 @@ impl Burnpack {
         let mut infos = Vec::new();
         for tensor in reader.into_tensors().map_err(damaged)? {
             let (name, dtype, shape, _, bytes) = tensor.into_parts().map_err(damaged)?;
+            let encoding = match dtype {
+                DType::U8 if name.ends_with(".codes") => "base3".to_owned(),
+                dtype => format!("{dtype:?}"),
+            };
             infos.push(TensorInfo {
                 name: name.clone(),
                 file_name: name.clone(),
                 shape: shape.to_vec(),
-                encoding: format!("{dtype:?}"),
+                encoding,
                 bytes: bytes.len(),
                 file: path
                     .file_name()
@@ -190,6 +205,7 @@ impl Burnpack {
             texts,
             tables,
             group_size,
+            packing,
             tensors,
             infos,
         })
@@ -311,7 +327,10 @@ impl Checkpoint for Burnpack {
         let Some(Ready { codes, scale, form }) = self.ready(name, d_out, d_in)? else {
             return self.floats(name, &[d_out, d_in]).map(Matrix::Float);
         };
-        let codes: Vec<u32> = codes.iter::<u32>().collect();
+        let codes: Vec<u32> = match codes.dtype() {
+            DType::U8 => base3::unpack(codes.as_bytes(), d_out, d_in),
+            _ => codes.iter::<u32>().collect(),
+        };
         let scale: Vec<f32> = scale.iter::<f32>().collect();
         let refused = |error| ModelError::ternary(&self.path, name)(error);
         match form {
@@ -355,13 +374,18 @@ impl Checkpoint for Burnpack {
         }
         let ready = match self.tables.get(name).copied().flatten() {
             None => {
-                let codes = self.data(
-                    &codes_name,
-                    DType::U32,
-                    &[rows, words::words_per_row(columns)],
-                )?;
-                words::check(bytemuck::cast_slice(codes.as_bytes()), rows, columns)
-                    .map_err(ModelError::ternary(&self.path, &codes_name))?;
+                let is_base3 = self.packing == Packing::Base3 && !self.tables.contains_key(name);
+                let (dtype, width) = match is_base3 {
+                    true => (DType::U8, base3::bytes_per_row(columns)),
+                    false => (DType::U32, words::words_per_row(columns)),
+                };
+                let codes = self.data(&codes_name, dtype, &[rows, width])?;
+                let bytes = codes.as_bytes();
+                match is_base3 {
+                    true => base3::check(bytes, rows, columns),
+                    false => words::check(bytemuck::cast_slice(bytes), rows, columns),
+                }
+                .map_err(ModelError::ternary(&self.path, &codes_name))?;
                 let granularity = self.scales(&scale_name, rows, columns)?;
                 let count = granularity.count(rows, columns);
                 Ready {

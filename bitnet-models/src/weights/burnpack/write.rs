@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bitnet_kernels::packing::words::words_per_row;
+use bitnet_kernels::packing::{Packing, base3};
 use bitnet_kernels::{Granularity, PackedTable, PackedTernary, TableFormat};
 use burn::tensor::{Bytes, DType};
 
-use super::{LAYOUT, LAYOUT_KEY};
+use super::{LAYOUT_KEY, layout};
 use crate::ModelError;
 use crate::decoder::DecoderConfig;
 use crate::weights::{Arithmetic, Checkpoint, ConfigMap, Matrix, Role};
@@ -17,6 +18,8 @@ use crate::weights::{Arithmetic, Checkpoint, ConfigMap, Matrix, Role};
 pub struct PackOptions {
     /// Number format of embedding and head.
     pub table: TableFormat,
+    /// How ternary projections are packed.
+    pub ternary: Packing,
     /// In what masters become ternary.
     pub arithmetic: Arithmetic,
     /// The `tokenizer.json`, if there is one.
@@ -43,6 +46,7 @@ pub fn write(
         checkpoint: Arc::clone(checkpoint),
         config: config.clone(),
         table: options.table,
+        ternary: options.ternary,
         arithmetic: options.arithmetic,
         last: Mutex::new(None),
         failure: Mutex::new(None),
@@ -70,14 +74,19 @@ pub fn write(
                     let format = ternary.map_or(options.table.name(), |_| "ternary");
                     tables.push((format!("table.{name}"), format));
                 }
-                let (width, scales) = match ternary {
+                let (dtype, width, scales) = match ternary {
                     Some(granularity) => {
                         if let Granularity::Group(size) = granularity {
                             group_size = Some(size);
                         }
-                        (words_per_row(d_in), granularity.count(d_out, d_in))
+                        let (dtype, width) = match options.ternary {
+                            Packing::Base3 if !table => (DType::U8, base3::bytes_per_row(d_in)),
+                            _ => (DType::U32, words_per_row(d_in)),
+                        };
+                        (dtype, width, granularity.count(d_out, d_in))
                     }
                     None if table => (
+                        DType::U32,
                         options.table.words_per_row(d_in),
                         options.table.scales(d_out, d_in),
                     ),
@@ -90,7 +99,7 @@ pub fn write(
                     }
                 };
                 for (part, dtype, shape) in [
-                    ("codes", DType::U32, vec![d_out, width]),
+                    ("codes", dtype, vec![d_out, width]),
                     ("scale", DType::F32, vec![scales]),
                 ] {
                     let file_name = format!("{name}.{part}");
@@ -113,7 +122,7 @@ pub fn write(
         .auto_extension(false)
         .overwrite(options.overwrite)
         .with_metadata("producer", "bitnet-burn")
-        .with_metadata(LAYOUT_KEY, LAYOUT)
+        .with_metadata(LAYOUT_KEY, layout(options.ternary))
         .with_metadata("config", &json(&config.describe(checkpoint.config())))
         .with_metadata("generation", &json(checkpoint.generation()));
     for (key, format) in tables {
@@ -149,7 +158,7 @@ pub fn write(
 }
 
 /// Codes and scales.
-type Parts = (Vec<u32>, Vec<f32>);
+type Parts = (Bytes, Bytes);
 
 /// Is told how many tensors are written, and of how many.
 type Progress = Box<dyn FnMut(usize, usize) + Send>;
@@ -159,6 +168,7 @@ struct Packer {
     checkpoint: Arc<dyn Checkpoint>,
     config: DecoderConfig,
     table: TableFormat,
+    ternary: Packing,
     arithmetic: Arithmetic,
     last: Mutex<Option<(String, Parts)>>,
     /// Why a provider failed: the writer keeps only the sentence.
@@ -242,12 +252,9 @@ impl Packer {
             *last = None;
             *last = Some((name.to_owned(), self.parts(name, d_out, d_in, table)?));
         }
-        let (_, (words, scale)) = last.as_mut().expect("filled above");
-        Ok(if codes {
-            Bytes::from_elems(std::mem::take(words))
-        } else {
-            Bytes::from_elems(std::mem::take(scale))
-        })
+        let (_, parts) = last.as_mut().expect("filled above");
+        let part = if codes { &mut parts.0 } else { &mut parts.1 };
+        Ok(std::mem::replace(part, Bytes::from_elems::<u8>(Vec::new())))
     }
 
     fn parts(
@@ -260,7 +267,11 @@ impl Packer {
         let refused = |error| ModelError::ternary(self.checkpoint.path(), name)(error);
         let ternary = |packed: PackedTernary| {
             let (words, scale) = packed.into_parts();
-            (words, scale.values().to_vec())
+            let codes = match self.ternary {
+                Packing::Base3 if !table => Bytes::from_elems(base3::pack(&words, d_out, d_in)),
+                _ => Bytes::from_elems(words),
+            };
+            (codes, Bytes::from_elems(scale.values().to_vec()))
         };
         match self.checkpoint.matrix(name, d_out, d_in)? {
             Matrix::Ternary(packed) => Ok(ternary(packed)),
@@ -269,6 +280,7 @@ impl Packer {
                     floats.read(row * d_in..(row + 1) * d_in, values);
                 })
                 .map(PackedTable::into_parts)
+                .map(|(words, scale)| (Bytes::from_elems(words), Bytes::from_elems(scale)))
                 .map_err(refused)
             }
             Matrix::Float(floats) => {
