@@ -85,7 +85,7 @@ impl TernaryOps for CubeBackend {
         products: Option<DType>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (dx_dtype, dw_dtype) = (dy.dtype, x.dtype);
-        let dy = in_dtype::<CubeBackend>(dy, products.unwrap_or(dx_dtype));
+        let dy = in_dtype::<Self>(dy, products.unwrap_or(dx_dtype));
         let dx = dx(dy.clone(), codes, scale, spec, dx_dtype);
         (dx, dw(dy, x, spec, dw_dtype))
     }

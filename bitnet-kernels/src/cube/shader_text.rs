@@ -248,7 +248,7 @@ fn variants(native: bool) -> Vec<Variant> {
         Box::new(move || {
             let (settings, properties, target) = start((256, 1));
             let sum = dense::sum_of_parts::SumOfParts::new;
-            sum(settings, properties, target, 4, b(), b(), (), (), F32).define()
+            sum(settings, properties, target, b(), b(), (), (), 4, F32).define()
         }),
     );
     add(
