@@ -1,6 +1,7 @@
 //! GPU kernels on cold weights inside a captured graph: each result is checked before it is timed.
 //!
-//! `cargo bench -p bitnet-kernels --features cuda --bench kernels_gpu [-- --sweep] [-- --csv]`
+//! `cargo bench -p bitnet-kernels --features cuda --bench kernels_gpu [-- --sweep] [-- --csv] [-- --dense]`
+//! `--dense`: only the dense products of training, beside Burn's.
 //! Weights rotate over more than 512 MB, so no launch finds its own in a cache. A time is the median over replays of one
 //! graph, divided by its launches; activations are quantized beforehand (`quantize` has its own row).
 
@@ -17,7 +18,7 @@ use bitnet_kernels::cube::{
     Capabilities, Operands, Problem, gemv, quantize, routine, tensor_cores,
 };
 use bitnet_kernels::quantize::absmax;
-use bitnet_kernels::{Granularity, PackedTernary, Scale};
+use bitnet_kernels::{Granularity, PackedTernary, Scale, linear};
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, DeviceType, Distribution, FloatDType, Tensor};
 use cubecl::client::Client;
@@ -31,6 +32,9 @@ const COLD: usize = 544 << 20;
 const LAYER_2B4T: &[(usize, usize)] = &[(3840, 2560), (2560, 2560), (13824, 2560), (2560, 6912)];
 /// The same of the 3B model.
 const LAYER_3B: &[(usize, usize)] = &[(4800, 3200), (3200, 3200), (20480, 3200), (3200, 10240)];
+
+/// `x · Wᵀ`.
+type Way = fn(Tensor<2>, Tensor<2>) -> Tensor<2>;
 
 struct Bench {
     client: Client,
@@ -84,6 +88,12 @@ fn main() {
         println!("routine,d_out,d_in,rows,plan,us,gb_per_s,tera_ops");
     }
     bench.warm_up();
+    if flag("--dense") {
+        for (d_out, d_in) in [(768, 768), (2048, 768), (768, 2048), (32000, 768)] {
+            bench.dense((d_out, d_in), 16384);
+        }
+        return;
+    }
     if !flag("--gemm") {
         bench.all_gemv();
     }
@@ -367,27 +377,58 @@ impl Bench {
         }
     }
 
-    /// Burn's own dense product in bf16, what the layer would be without this crate: launched eagerly, since one takes
-    /// longer than its launch.
+    /// Burn's own dense product in bf16, what the layer would be without this crate.
     fn burn_bf16(&self, (d_out, d_in): (usize, usize), rows: usize) {
-        let random = |shape| {
-            let distribution = Distribution::Default;
-            Tensor::<2>::random(shape, distribution, &self.device).cast(FloatDType::BF16)
-        };
-        let (x, w) = (random([rows, d_in]), random([d_in, d_out]));
+        let (x, w) = (self.bf16([rows, d_in]), self.bf16([d_in, d_out]));
+        let us = self.time_eager(|| x.clone().matmul(w.clone()));
+        let problem = self.problem(rows, d_out, d_in);
+        self.report("burn-bf16", &problem, "", 2 * d_out * d_in, us);
+    }
+
+    /// The three products of a layer that is trained in bf16, y = x·Wᵀ, dx = dy·W and dW = dyᵀ·x, with both programs' ways to
+    /// them: through autodiff the last two, less the time of the first.
+    fn dense(&self, (d_out, d_in): (usize, usize), rows: usize) {
+        let problem = self.problem(rows, d_out, d_in);
+        let (x, w) = (self.bf16([rows, d_in]), self.bf16([d_out, d_in]));
+        let ways: [(&str, Way); 2] = [
+            ("dense", |x, w| linear(x, w)),
+            ("burn", |x, w| x.matmul(w.transpose())),
+        ];
+        let largest = |tensor: Tensor<2>| tensor.abs().max().into_scalar::<f32>();
+        let [ours, burn] = ways.map(|(_, of)| of(x.clone(), w.clone()).cast(FloatDType::F32));
+        let error = largest(ours - burn.clone());
+        assert!(error < 0.02 * largest(burn), "wrong product: {error}");
+        for (name, of) in ways {
+            let us = self.time_eager(|| of(x.clone(), w.clone()));
+            self.report(name, &problem, "y", 2 * d_out * d_in, us);
+            let both = self.time_eager(|| {
+                let tracked = |tensor: &Tensor<2>| tensor.clone().autodiff().require_grad();
+                let w = tracked(&w);
+                let y = of(tracked(&x), w.clone());
+                w.grad(&y.backward()).expect("tracked")
+            });
+            self.report(name, &problem, "dx, dW", 2 * d_out * d_in, both - us);
+        }
+    }
+
+    fn bf16(&self, shape: [usize; 2]) -> Tensor<2> {
+        Tensor::<2>::random(shape, Distribution::Default, &self.device).cast(FloatDType::BF16)
+    }
+
+    /// Median microseconds of a launch without a graph, for what takes longer than its launch.
+    fn time_eager(&self, launch: impl Fn() -> Tensor<2>) -> f64 {
         let mut times: Vec<f64> = (0..7)
             .map(|_| {
                 self.device.sync().expect("synchronized");
                 let start = Instant::now();
-                let kept: Vec<_> = (0..20).map(|_| x.clone().matmul(w.clone())).collect();
+                let kept: Vec<_> = (0..20).map(|_| launch()).collect();
                 self.device.sync().expect("synchronized");
                 drop(kept);
                 start.elapsed().as_secs_f64() * 1e6 / 20.0
             })
             .collect();
         times.sort_by(f64::total_cmp);
-        let problem = self.problem(rows, d_out, d_in);
-        self.report("burn-bf16", &problem, "", 2 * d_out * d_in, times[3]);
+        times[times.len() / 2]
     }
 
     fn quantize(&self, rows: usize, d_in: usize) {
