@@ -6,17 +6,18 @@
 //! | [`ternary_linear`], float activations | dequantized tiles through `gemm` | `float` | Burn primitives |
 //! | gradients of both | dequantized tiles through `gemm` | `float`; from 256 rows on dense products, split among multiprocessors | Burn primitives |
 //! | [`cached_attention`] | scalar, AVX2, AVX-512, NEON | `store`, then `attend` | Burn primitives |
-//! | [`ternarize`] | f64 means | Burn's means, then one pass | Burn primitives |
+//! | [`ternarize`] | f64 means | two passes | Burn primitives |
 //! | [`table_linear`], the output head | portable, AVX2, AVX-512, NEON | `table` | Burn primitives |
 //! | [`rms_norm`] | one pass | `norm` | Burn primitives |
-//! | [`gated`], [`rotate`] | one pass each | Burn primitives, fused | Burn primitives |
+//! | [`gated`], [`rotate`] with gradients | one pass forward | one pass each way | Burn primitives |
+//! | [`linear`], [`causal_scores`], [`causal_mix`] of f16 and bf16 | Burn primitives | `dense` on CUDA; else Burn primitives | Burn primitives |
 //! | [`causal_softmax`], [`cross_entropy`], [`embedding`] with gradients | Burn primitives | `rows` | Burn primitives |
 //! | [`table_rows`], the embedding | one loop | `table` | Burn primitives |
 //!
 //! Invariants: a [`PackedTernary`] or [`TernaryTensor`] that exists is valid, so kernels do not check again. Integer sums
 //! are exact: the oracle ([`mod@reference`]), every kernel and every device give the same bits, activation scales included.
-//! Packed weights stay at 2 bits in memory, or at 1.6 on CPUs that multiply them so ([`packing::base3`]). The only float copy of one is made on GPUs for the gradient of 256 rows and more,
-//! and lives for that product.
+//! Packed weights stay at 2 bits in memory, or at 1.6 on CPUs that multiply them so ([`packing::base3`]). The only float
+//! copy of one is made on GPUs for the gradient of 256 rows and more, and lives for that product.
 //!
 //! Deliberately absent: modules, parameters, files, model names, printing.
 
