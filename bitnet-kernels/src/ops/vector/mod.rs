@@ -1,7 +1,7 @@
 //! What a transformer does between its products, one pass over the numbers each, as a Burn backend extension.
 //!
 //! The cost of these is that of reading, writing and calling, so each is one operation on CPUs and one kernel on GPUs.
-//! So are their gradients on GPUs, but for that of the norm, which is three kernels; on CPUs gradients are the default
+//! So are their gradients on GPUs, but for that of the norm, which is two kernels; on CPUs gradients are the default
 //! bodies of Burn primitives ([`defaults`]).
 
 #![cfg_attr(
