@@ -51,13 +51,28 @@ impl<B: TernaryOps> Backward<B, 2> for LatentBackward {
         let [x, latent] = ops.parents;
         let dy = grads.consume::<B>(&ops.node);
         let (input, dtype, codes, scale, spec, products) = ops.state;
-        let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
-        let (dx, dw) = B::ternary_linear_gradients(dy, input, codes, scale, spec, products);
-        if let Some(latent) = latent {
-            grads.register::<B>(latent.id, in_dtype::<B>(dw, dtype));
-        }
-        if let Some(x) = x {
-            grads.register::<B>(x.id, dx);
+        let mut input = || checkpointer.retrieve_node_output::<FloatTensor<B>>(input);
+        let factor = |tensor| match products {
+            Some(dtype) => in_dtype::<B>(tensor, dtype),
+            None => tensor,
+        };
+        match (x, latent) {
+            (Some(x), Some(latent)) => {
+                let input = input();
+                let (dx, dw) = B::ternary_linear_gradients(dy, input, codes, scale, spec, products);
+                grads.register::<B>(latent.id, in_dtype::<B>(dw, dtype));
+                grads.register::<B>(x.id, dx);
+            }
+            (None, Some(latent)) => {
+                let dw = B::ternary_linear_dw(factor(dy), factor(input()), spec);
+                grads.register::<B>(latent.id, in_dtype::<B>(dw, dtype));
+            }
+            (Some(x), None) => {
+                let like = dy.dtype();
+                let dx = B::ternary_linear_dx(factor(dy), codes, scale, spec);
+                grads.register::<B>(x.id, in_dtype::<B>(dx, like));
+            }
+            (None, None) => {}
         }
     }
 }
