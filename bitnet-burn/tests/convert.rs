@@ -487,3 +487,40 @@ fn a_file_that_was_cut_off_is_refused_by_name() {
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stderr.contains("cut.bpk"), "{run:?}");
 }
+
+#[test]
+fn a_screen_changes_no_token_and_goes_into_no_other_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("screened.bpk");
+    let run = convert("random:tiny", &path, &["--screen"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let expected = ids("random:tiny");
+    assert_eq!(ids(text(&path)), expected);
+    // Nothing of it is in the way.
+    let gguf = folder.path().join("model.gguf");
+    assert_eq!(convert(text(&path), &gguf, &[]).code, Some(0));
+    let again = folder.path().join("again.bpk");
+    assert_eq!(convert(text(&path), &again, &[]).code, Some(0));
+    assert_eq!(ids(text(&again)), expected);
+    assert!(fs::metadata(&again).unwrap().len() < fs::metadata(&path).unwrap().len());
+
+    let run = convert("random:tiny", &folder.path().join("no.gguf"), &["--screen"]);
+    assert!(
+        run.code != Some(0) && run.stderr.contains("--screen"),
+        "{run:?}"
+    );
+    let int8 = [
+        "convert",
+        "random:tiny",
+        "no.bpk",
+        "--table",
+        "int8",
+        "--screen",
+    ];
+    let run = support::run(&int8);
+    assert!(
+        run.code != Some(0) && run.stderr.contains("int8"),
+        "{run:?}"
+    );
+    assert!(!Path::new("no.bpk").exists());
+}

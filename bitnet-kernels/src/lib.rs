@@ -8,6 +8,7 @@
 //! | [`cached_attention`] | scalar, AVX2, AVX-512, NEON | `store`, then `attend` | Burn primitives |
 //! | [`ternarize`] | f64 means | two passes | Burn primitives |
 //! | [`table_linear`], the output head | portable, AVX2, AVX-512, NEON | `table` | Burn primitives |
+//! | [`table_leading`], its largest outputs | the same behind an int8 screen | as [`table_linear`] | as [`table_linear`] |
 //! | [`rms_norm`] | one pass | `norm` | Burn primitives |
 //! | [`gated`], [`rotate`] with gradients | one pass forward | one pass each way | Burn primitives |
 //! | [`linear`], [`causal_scores`], [`causal_mix`] of f16 and bf16 | Burn primitives | `dense` on CUDA; else Burn primitives | Burn primitives |
@@ -37,6 +38,7 @@ mod packed;
 pub mod packing;
 pub mod quantize;
 pub mod reference;
+mod screen;
 mod self_test;
 mod table;
 
@@ -47,7 +49,8 @@ pub use ops::attention::{
 pub use ops::dense::{DenseOps, Lower, Transposed, causal_mix, causal_scores, linear};
 pub use ops::rows::{RowOps, causal_softmax, cross_entropy, defaults as row_defaults, embedding};
 pub use ops::table::{
-    TableOps, TableSpec, TableTensor, defaults as table_defaults, table_linear, table_rows,
+    ScreenTensor, TableOps, TableSpec, TableTensor, defaults as table_defaults, table_leading,
+    table_linear, table_rows,
 };
 pub use ops::vector::{
     Activation, VectorOps, defaults as vector_defaults, gated, rms_norm, rotate,
@@ -58,5 +61,6 @@ pub use ops::{
 };
 pub use packed::{Granularity, Histogram, PackedTernary, Scale};
 pub use quantize::{ActivationQuantizer, WeightQuantizer};
+pub use screen::{PackedScreen, ScreenView};
 pub use self_test::{Verdict, self_test};
 pub use table::{PackedTable, TableFormat, TableView};

@@ -52,6 +52,11 @@ impl TableFormat {
         }
     }
 
+    /// Whether the numbers are floats.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
     /// Numbers in one word.
     pub const fn numbers_per_word(self) -> usize {
         match self {
@@ -280,6 +285,11 @@ impl<'a> TableView<'a> {
     pub fn row_words(&self, row: usize) -> &'a [u32] {
         let width = self.format.words_per_row(self.columns);
         &self.words[row * width..][..width]
+    }
+
+    /// All scales.
+    pub(crate) const fn scales(&self) -> &'a [f32] {
+        self.scale
     }
 
     /// The scales of one row: one, or one for each group of 32 columns.

@@ -333,6 +333,7 @@ fn a_packed_file_gives_the_same_outputs_as_its_source() {
             let file = folder.path().join(format!("{name}-{number}.bpk"));
             let options = PackOptions {
                 table: TableFormat::F32,
+                screen: false,
                 ternary,
                 arithmetic: Arithmetic::F32,
                 tokenizer: None,

@@ -155,6 +155,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, usize)> {
     }
     let options = PackOptions {
         table: TableFormat::Int8,
+        screen: false,
         ternary: Packing::Words,
         arithmetic: Arithmetic::F32,
         tokenizer: None,

@@ -216,13 +216,11 @@ impl Bench {
 fn bytes_per_token(session: &Session<'_>, held: f64) -> f64 {
     let decoder = session.decoder();
     let embedding = &decoder.model.embed_tokens;
-    let (head, embedded) = match &decoder.lm_head {
-        None => (embedding.bytes(), 0.0), // a tied table is read whole anyway
-        Some(head) => {
-            let [rows, _] = embedding.dims();
-            (head.bytes(), embedding.bytes() as f64 / rows as f64)
-        }
-    };
+    let [rows, _] = embedding.dims();
+    let (head, embedded) = (
+        decoder.head().leading_bytes(), // the likeliest token is wanted
+        embedding.bytes() as f64 / rows as f64,
+    );
     let [projections, _, vectors] = decoder.bytes();
     let weights = (projections + vectors + head) as f64;
     let (config, format) = (decoder.config(), session.cache().format());

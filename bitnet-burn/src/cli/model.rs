@@ -25,8 +25,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, short, value_name = "MODEL", default_value = storyteller::NAME)]
     pub(crate) model: String,
     /// Number format of embedding and output head: int8, int4, bf16, f16 or f32; `file` keeps the checkpoint's own, which
-    /// changes no logit
-    #[arg(long, value_name = "FORMAT", default_value = "int8", value_parser = table)]
+    /// changes no logit; `auto` keeps that of a packed file, and makes int8 of others
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = table)]
     pub(crate) table: TableChoice,
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
@@ -45,17 +45,36 @@ pub(crate) struct ReadArgs {
     pub(crate) activations: Activations,
 }
 
-/// A table format, or the file's own.
+/// What becomes of the tables of a checkpoint.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TableChoice(pub(crate) Option<TableFormat>);
+pub(crate) enum TableChoice {
+    Auto,
+    File,
+    Format(TableFormat),
+}
+
+impl TableChoice {
+    /// The format to load, if it is not the file's own.
+    fn of(self, checkpoint: &dyn Checkpoint) -> Option<TableFormat> {
+        match self {
+            Self::Auto if checkpoint.format() == "burnpack" => None,
+            Self::Auto => Some(TableFormat::Int8),
+            Self::File => None,
+            Self::Format(format) => Some(format),
+        }
+    }
+}
 
 fn table(text: &str) -> Result<TableChoice, String> {
-    if text == "file" {
-        return Ok(TableChoice(None));
-    }
-    let format = text.parse::<TableFormat>();
-    let format = format.map_err(|_| "expected int8, int4, bf16, f16, f32 or file".to_owned());
-    format.map(|format| TableChoice(Some(format)))
+    Ok(match text {
+        "auto" => TableChoice::Auto,
+        "file" => TableChoice::File,
+        format => TableChoice::Format(
+            format
+                .parse()
+                .map_err(|_| "expected int8, int4, bf16, f16, f32, file or auto".to_owned())?,
+        ),
+    })
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -111,7 +130,7 @@ impl ModelArgs {
         let begun = Instant::now();
         let checkpoint = open(&self.model)?;
         let load = LoadOptions {
-            table: self.table.0,
+            table: self.table.of(&*checkpoint),
             overrides: self.reading.overrides(),
             ..LoadOptions::default()
         };

@@ -233,6 +233,29 @@ impl<B: TableOps, C: CheckpointStrategy> TableOps for Autodiff<B, C> {
         }
     }
 
+    fn table_leading(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        screen_codes: IntTensor<Self>,
+        screen_scale: FloatTensor<Self>,
+        screen_error: FloatTensor<Self>,
+        spec: TableSpec,
+        leading: usize,
+    ) -> FloatTensor<Self> {
+        let y = B::table_leading(
+            x.into_primitive(),
+            codes,
+            scale.into_primitive(),
+            screen_codes,
+            screen_scale.into_primitive(),
+            screen_error.into_primitive(),
+            spec,
+            leading,
+        );
+        <FloatTensor<Self>>::new(y)
+    }
+
     /// Itself linear in `dy`, but no gradient of a gradient is offered, as everywhere in Burn's autodiff.
     fn table_linear_dx(
         dy: FloatTensor<Self>,

@@ -138,6 +138,37 @@ impl TableOps for Flex {
         let y = slices::table_linear(slice(&x), slice(&codes), slice(&scale), spec);
         tensor(y, shape, dtype)
     }
+
+    fn table_leading(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        screen_codes: IntTensor<Self>,
+        screen_scale: FloatTensor<Self>,
+        screen_error: FloatTensor<Self>,
+        spec: TableSpec,
+        leading: usize,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (x.dtype(), forward_shape(&x.shape(), &codes.shape()));
+        let (x, codes, scale) = (floats(x), codes.to_contiguous(), scale.to_contiguous());
+        let (screen_codes, screen_scale) =
+            (screen_codes.to_contiguous(), screen_scale.to_contiguous());
+        let screen_error = screen_error.to_contiguous();
+        let screen = (
+            slice(&screen_codes),
+            slice(&screen_scale),
+            slice(&screen_error),
+        );
+        let y = slices::table_leading(
+            slice(&x),
+            slice(&codes),
+            slice(&scale),
+            screen,
+            spec,
+            leading,
+        );
+        tensor(y, shape, dtype)
+    }
 }
 
 /// Products of one input with several weights.

@@ -125,6 +125,27 @@ impl TableOps for NdArray {
         let y = slices::table_linear(&f32s(&floats(x)), &u32s(&codes), &f32s(&scale), spec);
         tensor(y, &shape, dtype)
     }
+
+    fn table_leading(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scale: FloatTensor<Self>,
+        screen_codes: IntTensor<Self>,
+        screen_scale: FloatTensor<Self>,
+        screen_error: FloatTensor<Self>,
+        spec: TableSpec,
+        leading: usize,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (x.dtype(), forward_shape(&x.shape(), &codes.shape()));
+        let screen = (
+            &*u32s(&screen_codes),
+            &*f32s(&screen_scale),
+            &*f32s(&screen_error),
+        );
+        let (codes, scale) = (u32s(&codes), f32s(&scale));
+        let y = slices::table_leading(&f32s(&floats(x)), &codes, &scale, screen, spec, leading);
+        tensor(y, &shape, dtype)
+    }
 }
 
 /// Products of one input with several weights.

@@ -2,7 +2,7 @@
 
 use crate::packing::words;
 use crate::quantize::{WeightQuantizer, ternarize_unchecked};
-use crate::{Granularity, TableSpec, TableView, TernarySpec, cpu};
+use crate::{Granularity, ScreenView, TableFormat, TableSpec, TableView, TernarySpec, cpu};
 
 /// A packed weight.
 pub(super) struct Weight<'a> {
@@ -110,6 +110,29 @@ pub(super) fn table_linear(x: &[f32], codes: &[u32], scale: &[f32], spec: TableS
     let table = table(codes, scale, spec);
     let mut y = vec![0.0; x.len() / spec.columns * table.rows()];
     cpu::table_linear(cpu::kernel(), x, &table, &mut y);
+    y
+}
+
+/// The same of rows that may be among the `leading` largest, −∞ elsewhere. The screen: codes, scales, errors.
+pub(super) fn table_leading(
+    x: &[f32],
+    codes: &[u32],
+    scale: &[f32],
+    screen: (&[u32], &[f32], &[f32]),
+    spec: TableSpec,
+    leading: usize,
+) -> Vec<f32> {
+    let int8 = TableSpec {
+        format: TableFormat::Int8,
+        ..spec
+    };
+    let screen = ScreenView {
+        table: table(screen.0, screen.1, int8),
+        error: screen.2,
+    };
+    let table = table(codes, scale, spec);
+    let mut y = vec![0.0; x.len() / spec.columns * table.rows()];
+    cpu::table_leading(cpu::kernel(), x, &table, &screen, leading, &mut y);
     y
 }
 

@@ -136,7 +136,7 @@ pub fn table_linear(kernel: &dyn Kernel, x: &[f32], table: &TableView<'_>, out: 
 }
 
 /// Σₖ W[n, k] · x[t, k] for some table rows and rows of x: `[table rows, rows of x]`.
-fn tile_sums(
+pub(super) fn tile_sums(
     kernel: &dyn Kernel,
     table: &TableView<'_>,
     rows: Range<usize>,
@@ -200,14 +200,14 @@ fn add_tail(
 }
 
 /// Rows of x, cut into whole blocks and a tail that is padded with zeros.
-struct Split<'a> {
+pub(super) struct Split<'a> {
     x: &'a [f32],
     columns: usize,
     tails: Vec<[f32; TABLE_BLOCK]>,
 }
 
 impl<'a> Split<'a> {
-    fn new(x: &'a [f32], columns: usize) -> Self {
+    pub(super) fn new(x: &'a [f32], columns: usize) -> Self {
         let whole = columns - columns % TABLE_BLOCK;
         let tail = |x: &[f32]| {
             let mut tail = [0.0; TABLE_BLOCK];
@@ -223,7 +223,7 @@ impl<'a> Split<'a> {
     }
 
     /// Whole blocks and tails of some rows. No tails if there are none.
-    fn rows(&self, rows: &Range<usize>) -> (Vec<&[f32]>, Vec<&[f32]>) {
+    pub(super) fn rows(&self, rows: &Range<usize>) -> (Vec<&[f32]>, Vec<&[f32]>) {
         let whole = self.columns - self.columns % TABLE_BLOCK;
         let tails = self.tails.get(rows.clone()).unwrap_or_default();
         (

@@ -263,7 +263,7 @@ fn reads_base3(device: &Device) -> bool {
     deprecated,
     reason = "Burn deprecates NdArray, but users still ask for it"
 )]
-fn is_cpu(device: &Device) -> bool {
+pub(crate) fn is_cpu(device: &Device) -> bool {
     let _ = device;
     #[cfg(feature = "flex")]
     if *device == Device::flex() {

@@ -162,6 +162,14 @@ impl DecoderConfig {
         slots
     }
 
+    /// Name of the output head's weight, if there is a head; of the embedding, if that is the head.
+    pub fn head(&self) -> Option<&'static str> {
+        self.has_head.then_some(match self.tied_head {
+            true => "model.embed_tokens.weight",
+            false => "lm_head.weight",
+        })
+    }
+
     /// Whether a float weight of this projection is quantized.
     pub fn is_ternary(&self, name: &str) -> Option<Granularity> {
         match self.masters {

@@ -4,7 +4,9 @@
 //! row by row, so that no float copy of a whole one exists. Every float is proven finite on its way.
 
 use bitnet_kernels::quantize::ternarize;
-use bitnet_kernels::{PackedTable, TableFormat, TableTensor, TernaryTensor, WeightQuantizer};
+use bitnet_kernels::{
+    PackedTable, ScreenTensor, TableFormat, TableTensor, TernaryTensor, WeightQuantizer,
+};
 use burn::module::{Module, Param};
 use burn::nn::{DropoutConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -12,7 +14,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use super::{Body, Decoder, DecoderConfig, Layer};
 use crate::architectures::Overrides;
 use crate::layers::{Attention, FeedForward, Table};
-use crate::weights::{Checkpoint, FloatKind, Floats, Form, Matrix, Ready};
+use crate::weights::{Checkpoint, FloatKind, Floats, Form, Matrix, Ready, ReadyScreen};
 use crate::{BitLinear, BitLinearConfig, ModelError};
 
 /// What a decoder is made of what a checkpoint holds.
@@ -237,16 +239,27 @@ impl Loader<'_> {
         let path = self.checkpoint.path();
         // As it is in the file, unless another form was asked for.
         if !self.options.trainable
-            && let Some(ready) = self.checkpoint.ready(name, rows, columns)?
+            && let Some(mut ready) = self.checkpoint.ready(name, rows, columns)?
         {
-            let table = match ready.form {
-                Form::Ternary(_) => Some(Table::from_ternary(self.ternary(ready, columns))),
-                Form::Table(format) if self.options.table.is_none_or(|wanted| wanted == format) => {
-                    let (codes, scale) = self.upload(ready);
-                    let table = TableTensor::from_parts(codes, scale, format, columns);
-                    Some(Table::from_table(table.expect(PROVEN)))
+            let wanted = self.options.table;
+            let table = match (ready.form, ready.screen.take()) {
+                (Form::Ternary(_), _) => Some(Table::from_ternary(self.ternary(ready, columns))),
+                (Form::Table(format), screen) if wanted.is_none_or(|wanted| wanted == format) => {
+                    let table = self.upload(ready.codes, ready.scale, format, columns);
+                    let table = Table::from_table(table);
+                    Some(match screen {
+                        Some(screen) if ScreenTensor::is_read_on(self.device) => {
+                            table.with_screen(self.screen(screen, columns))
+                        }
+                        _ => table,
+                    })
                 }
-                Form::Table(_) => None,
+                // The copy is what int8 makes of these floats.
+                (Form::Table(_), Some(screen)) if wanted == Some(TableFormat::Int8) => {
+                    let (copy, _) = self.screen(screen, columns).into_parts();
+                    Some(Table::from_table(copy))
+                }
+                (Form::Table(_), _) => None,
             };
             if let Some(table) = table {
                 self.count();
@@ -288,11 +301,22 @@ impl Loader<'_> {
     }
 
     /// On a CPU device without a copy.
-    fn upload(&self, ready: Ready) -> (Tensor<2, Int>, Tensor<1>) {
-        (
-            Tensor::from_data(ready.codes, (self.device, DType::U32)),
-            Tensor::from_data(ready.scale, (self.device, DType::F32)),
-        )
+    fn upload(
+        &self,
+        codes: TensorData,
+        scale: TensorData,
+        format: TableFormat,
+        columns: usize,
+    ) -> TableTensor {
+        let codes = Tensor::<2, Int>::from_data(codes, (self.device, DType::U32));
+        let scale = Tensor::<1>::from_data(scale, (self.device, DType::F32));
+        TableTensor::from_parts(codes, scale, format, columns).expect(PROVEN)
+    }
+
+    fn screen(&self, ready: ReadyScreen, columns: usize) -> ScreenTensor {
+        let copy = self.upload(ready.codes, ready.scale, TableFormat::Int8, columns);
+        let error = Tensor::from_data(ready.error, (self.device, DType::F32));
+        ScreenTensor::from_parts(copy, error).expect(PROVEN)
     }
 
     fn norm(&mut self, path: &str, width: usize) -> Result<RmsNorm, ModelError> {

@@ -249,13 +249,35 @@ impl Decoder {
     ///
     /// Panics if the model has no output head.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        self.head().logits(hidden)
+    }
+
+    /// The logits that may be among the `leading` largest of their row, bit for bit; others may be −∞. Faster than
+    /// [`logits`](Self::logits) where the head has a screen.
+    ///
+    /// # Shapes
+    ///
+    /// As [`logits`](Self::logits).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model has no output head, or `leading` is 0.
+    pub fn leading<const D: usize>(&self, hidden: Tensor<D>, leading: usize) -> Tensor<D> {
+        self.head().leading(hidden, leading)
+    }
+
+    /// The output head.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the model has none.
+    pub fn head(&self) -> &Table {
         assert!(
             self.config.has_head,
             "`{}` has no output head; it gives hidden states",
             self.config.architecture
         );
-        let head = self.lm_head.as_ref().unwrap_or(&self.model.embed_tokens);
-        head.logits(hidden)
+        self.lm_head.as_ref().unwrap_or(&self.model.embed_tokens)
     }
 
     /// The device of the parameters.

@@ -183,7 +183,12 @@ impl<'s, 'm> Generation<'s, 'm> {
             let rows = active.iter().map(|&row| hidden.clone().narrow(0, row, 1));
             Tensor::cat(rows.collect(), 0)
         };
-        let logits = self.session.decoder().logits(hidden).into_data();
+        let decoder = self.session.decoder();
+        let logits = match self.rows[0].sampler.leading() {
+            Some(leading) => decoder.leading(hidden, leading),
+            None => decoder.logits(hidden),
+        };
+        let logits = logits.into_data();
         let mut logits: Vec<f32> = logits.try_into_vec().expect("logits are f32");
         let vocab = logits.len() / active.len();
         for (&number, logits) in active.iter().zip(logits.chunks_exact_mut(vocab)) {

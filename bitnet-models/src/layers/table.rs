@@ -1,11 +1,12 @@
 //! `Table`: the matrix of token embeddings, which is often the output head too.
 //!
+//! A packed table of floats may have a screen, an int8 copy that tells which rows can have the largest logits.
 //! Three states: float (trainable, a Burn parameter), few bits (`TableTensor`: int8 by default for inference), or
 //! ternary (models whose embedding is ternary). Exactly one of the three fields is there.
 
 use bitnet_kernels::{
-    ActivationQuantizer, Granularity, TableFormat, TableTensor, TernaryTensor, embedding, linear,
-    table_linear, table_rows, ternary_linear,
+    ActivationQuantizer, Granularity, ScreenTensor, TableFormat, TableTensor, TernaryTensor,
+    embedding, linear, table_leading, table_linear, table_rows, ternary_linear,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Int, Tensor};
@@ -17,9 +18,16 @@ use super::precision::narrowed;
 pub struct Table {
     weight: Option<Param<Tensor<2>>>,
     packed: Option<FewBits>,
+    screen: Option<Screen>,
     ternary: Option<Ternary>,
     #[module(skip)]
     products: Option<DType>,
+}
+
+#[derive(Module, Debug)]
+struct Screen {
+    copy: FewBits,
+    error: Param<Tensor<1>>,
 }
 
 #[derive(Module, Debug)]
@@ -46,6 +54,7 @@ impl Table {
         Self {
             weight: Some(weight),
             packed: None,
+            screen: None,
             ternary: None,
             products: None,
         }
@@ -53,19 +62,33 @@ impl Table {
 
     /// A frozen table of few bits.
     pub fn from_table(table: TableTensor) -> Self {
-        let (format, columns) = (table.format(), table.columns());
-        let (codes, scale) = table.into_parts();
         Self {
             weight: None,
-            packed: Some(FewBits {
-                codes: Param::initialized(ParamId::new(), codes),
-                scale: Param::from_tensor(scale).set_require_grad(false),
-                format,
-                columns,
-            }),
+            packed: Some(FewBits::new(table)),
+            screen: None,
             ternary: None,
             products: None,
         }
+    }
+
+    /// The same table behind a screen, which [`leading`](Self::leading) reads first.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless the table is one of packed floats.
+    #[must_use]
+    pub fn with_screen(mut self, screen: ScreenTensor) -> Self {
+        let packed = self.packed.as_ref();
+        assert!(
+            packed.is_some_and(|table| table.format.is_float()),
+            "a screen stands before packed floats"
+        );
+        let (copy, error) = screen.into_parts();
+        self.screen = Some(Screen {
+            copy: FewBits::new(copy),
+            error: Param::from_tensor(error).set_require_grad(false),
+        });
+        self
     }
 
     /// A frozen ternary table.
@@ -75,6 +98,7 @@ impl Table {
         Self {
             weight: None,
             packed: None,
+            screen: None,
             ternary: Some(Ternary {
                 codes: Param::initialized(ParamId::new(), codes),
                 scale: Param::from_tensor(scale).set_require_grad(false),
@@ -133,6 +157,25 @@ impl Table {
         }
     }
 
+    /// The [`logits`](Self::logits) that may be among the `leading` largest of their row, bit for bit; others may be −∞. Behind a
+    /// screen that reads a fraction of the table.
+    ///
+    /// # Shapes
+    ///
+    /// As [`logits`](Self::logits).
+    ///
+    /// # Panics
+    ///
+    /// Panics if `leading` is 0.
+    pub fn leading<const D: usize>(&self, x: Tensor<D>, leading: usize) -> Tensor<D> {
+        match (self.state(), self.screen()) {
+            (State::FewBits(table), Some(screen)) => {
+                table_leading(x.cast(DType::F32), &table, &screen, leading)
+            }
+            _ => self.logits(x),
+        }
+    }
+
     /// Sets the number format of the head's products while training, as of a [`BitLinear`](super::BitLinear).
     pub const fn set_products(&mut self, products: Option<DType>) {
         self.products = products;
@@ -157,13 +200,21 @@ impl Table {
         }
     }
 
-    /// Bytes in memory.
+    /// Bytes in memory, or of the file that is mapped there; those of a screen too.
     pub fn bytes(&self) -> usize {
-        match self.state() {
-            State::Float(weight) => weight.lazy_shape().num_elements() * weight.dtype().size(),
-            State::FewBits(table) => table.bytes(),
-            State::Ternary(table) => table.bytes(),
-        }
+        let screen = self.screen().map_or(0, |screen| screen.bytes());
+        screen
+            + match self.state() {
+                State::Float(weight) => weight.lazy_shape().num_elements() * weight.dtype().size(),
+                State::FewBits(table) => table.bytes(),
+                State::Ternary(table) => table.bytes(),
+            }
+    }
+
+    /// Bytes that [`leading`](Self::leading) must read: the screen, or all.
+    pub fn leading_bytes(&self) -> usize {
+        self.screen()
+            .map_or_else(|| self.bytes(), |screen| screen.bytes())
     }
 
     /// The trainable matrix, if the table is float.
@@ -179,6 +230,14 @@ impl Table {
         }
     }
 
+    /// The screen, if there is one.
+    pub fn screen(&self) -> Option<ScreenTensor> {
+        self.screen.as_ref().map(|screen| {
+            let screen = ScreenTensor::from_parts(screen.copy.tensor(), screen.error.val());
+            screen.expect(PROVEN)
+        })
+    }
+
     /// The words and scales, if the table is ternary.
     pub fn ternary(&self) -> Option<TernaryTensor> {
         match self.state() {
@@ -188,14 +247,9 @@ impl Table {
     }
 
     fn state(&self) -> State<'_> {
-        const PROVEN: &str = "shapes were proven on construction, and loading keeps them";
         match (&self.weight, &self.packed, &self.ternary) {
             (Some(weight), ..) => State::Float(weight),
-            (_, Some(table), _) => {
-                let (codes, scale) = (table.codes.val(), table.scale.val());
-                let tensor = TableTensor::from_parts(codes, scale, table.format, table.columns);
-                State::FewBits(tensor.expect(PROVEN))
-            }
+            (_, Some(table), _) => State::FewBits(table.tensor()),
             (_, _, Some(table)) => {
                 let (codes, scale) = (table.codes.val(), table.scale.val());
                 let tensor =
@@ -204,6 +258,26 @@ impl Table {
             }
             _ => unreachable!("one of the three states"),
         }
+    }
+}
+
+const PROVEN: &str = "shapes were proven on construction, and loading keeps them";
+
+impl FewBits {
+    fn new(table: TableTensor) -> Self {
+        let (format, columns) = (table.format(), table.columns());
+        let (codes, scale) = table.into_parts();
+        Self {
+            codes: Param::initialized(ParamId::new(), codes),
+            scale: Param::from_tensor(scale).set_require_grad(false),
+            format,
+            columns,
+        }
+    }
+
+    fn tensor(&self) -> TableTensor {
+        let (codes, scale) = (self.codes.val(), self.scale.val());
+        TableTensor::from_parts(codes, scale, self.format, self.columns).expect(PROVEN)
     }
 }
 

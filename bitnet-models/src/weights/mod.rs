@@ -129,6 +129,19 @@ pub struct Ready {
     pub scale: TensorData,
     /// What codes and scales mean.
     pub form: Form,
+    /// Of an output head of floats, if the file holds one.
+    pub screen: Option<ReadyScreen>,
+}
+
+/// The int8 copy that stands before a table of floats, see `PackedScreen` of `bitnet_kernels`.
+#[derive(Debug)]
+pub struct ReadyScreen {
+    /// `[rows, words]`, u32.
+    pub codes: TensorData,
+    /// One scale for each row, f32.
+    pub scale: TensorData,
+    /// The error of each row, f32.
+    pub error: TensorData,
 }
 
 /// What the words of a [`Ready`] matrix mean.

@@ -373,6 +373,7 @@ fn conversions_keep_the_logits() {
     for ternary in Packing::ALL {
         let options = PackOptions {
             table: TableFormat::Int8,
+            screen: false,
             ternary,
             arithmetic: Arithmetic::F32,
             tokenizer: None,

@@ -133,6 +133,7 @@ impl Settings<'_> {
             table: found
                 .parse()
                 .map_err(|_| read::refused(file, "packed_table", found, expected))?,
+            screen: false,
             ternary: bitnet_kernels::packing::Packing::Words,
             arithmetic: Arithmetic::F32,
             tokenizer: None,

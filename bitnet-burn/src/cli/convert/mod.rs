@@ -32,6 +32,7 @@ const EXAMPLES: &str = "\
 Examples:
   bitnet-burn convert owner/name model.bpk                     A downloaded model as one file
   bitnet-burn convert model.gguf model.bpk --table f16         Embedding and head in 16 bits
+  bitnet-burn convert model.gguf model.bpk --table f16 --screen   The same, decoded as fast as int8 on CPUs
   bitnet-burn convert owner/name model.bpk --ternary base3     Smaller, and faster on CPUs with AVX-512 VBMI
   bitnet-burn convert masters/ model.bpk --masters ternary     Floats that do not say that they are masters
   bitnet-burn convert model.bpk model.gguf                     For bitnet.cpp
@@ -57,6 +58,11 @@ pub(crate) struct Convert {
     /// With bpk: number format of embedding and output head: int8, int4, bf16, f16 or f32 [default: int8]
     #[arg(long, value_name = "FORMAT")]
     table: Option<TableFormat>,
+    /// With bpk and floats as --table: also writes an int8 copy of the output head that tells which rows can be the likeliest. On
+    /// CPUs greedy and top-k decoding (without penalties) read it and a few rows of floats: the tokens of the floats at the speed of
+    /// int8, for half as much again in the file (f16)
+    #[arg(long)]
+    screen: bool,
     /// With bpk: how ternary projections are packed [default: words]
     #[arg(long, value_name = "PACKING")]
     ternary: Option<Ternary>,
@@ -155,6 +161,7 @@ impl Convert {
                 target == Target::Bpk,
                 "bpk",
             ),
+            ("--screen", self.screen, target == Target::Bpk, "bpk"),
             (
                 "--ternary",
                 self.ternary.is_some(),
@@ -238,6 +245,7 @@ impl Convert {
                 };
                 let pack = PackOptions {
                     table: self.table.unwrap_or(TableFormat::Int8),
+                    screen: self.screen,
                     ternary: match self.ternary {
                         Some(Ternary::Base3) => Packing::Base3,
                         Some(Ternary::Words) | None => Packing::Words,

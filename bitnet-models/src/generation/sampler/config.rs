@@ -74,19 +74,23 @@ impl Default for SamplingConfig {
 }
 
 impl SamplingConfig {
-    /// Whether the id is always the largest of the model's own logits and nothing else is asked, so that the choice can
-    /// be left to the device.
-    pub fn is_argmax(&self) -> bool {
+    /// How many of the largest logits decide, ties with the last of them included, where `eos` ids may be forbidden. `None`
+    /// where all do: penalties and biases move logits, probabilities want the sum over all.
+    pub(in crate::generation) fn leading(&self, eos: usize) -> Option<usize> {
         let off = Self::default();
-        self.temperature == off.temperature
-            && self.repetition_penalty == off.repetition_penalty
+        let unmoved = self.repetition_penalty == off.repetition_penalty
             && self.frequency_penalty == off.frequency_penalty
             && self.presence_penalty == off.presence_penalty
             && self.logit_bias == off.logit_bias
             && self.no_repeat_ngram == off.no_repeat_ngram
-            && self.min_new_tokens == off.min_new_tokens
-            && self.suppress == off.suppress
-            && self.logprobs == off.logprobs
+            && self.logprobs == off.logprobs;
+        let wanted = match (self.temperature == 0.0, self.top_k) {
+            (true, _) => 1,
+            (false, 0) => return None,
+            (false, k) => k.max(self.min_keep),
+        };
+        let forbidden = self.suppress.len() + if self.min_new_tokens > 0 { eos } else { 0 };
+        unmoved.then_some(wanted.saturating_add(forbidden))
     }
 
     /// Whether every setting makes sense, alone and for this vocabulary.
@@ -169,9 +173,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_argmax_and_valid() {
-        assert!(SamplingConfig::default().is_argmax());
+    fn the_default_is_greedy_and_valid() {
+        assert_eq!(SamplingConfig::default().leading(2), Some(1));
         SamplingConfig::default().check(1).unwrap();
+    }
+
+    #[test]
+    fn what_is_forbidden_counts_beside_what_is_wanted() {
+        let warm = SamplingConfig {
+            temperature: 0.7,
+            ..Default::default()
+        };
+        assert_eq!(warm.leading(2), None);
+        let top = SamplingConfig { top_k: 40, ..warm };
+        assert_eq!(top.leading(2), Some(40));
+        let forbids = SamplingConfig {
+            suppress: vec![3, 4, 5],
+            min_new_tokens: 1,
+            ..top.clone()
+        };
+        assert_eq!(forbids.leading(2), Some(45));
+        let moves = SamplingConfig {
+            presence_penalty: 0.1,
+            ..top
+        };
+        assert_eq!(moves.leading(2), None);
     }
 
     #[test]

@@ -112,6 +112,12 @@ impl Sampler {
         &self.config
     }
 
+    /// How many of a row's largest logits, and all that equal the last of them, decide what [`sample`](Self::sample) chooses, so
+    /// that the others may be −∞. `None`: all of them.
+    pub fn leading(&self) -> Option<usize> {
+        self.config.leading(self.eos.len())
+    }
+
     /// Chooses the next id. `logits` are left as the penalties made them.
     ///
     /// `context` is the whole sequence so far, prompt and generated; `n_generated` counts the latter. Any context is

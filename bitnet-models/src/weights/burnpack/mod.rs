@@ -5,6 +5,7 @@
 //! | `<name>.codes`, `<name>.scale` | `[d_out, words]` u32, `[scales]` f32 | a ternary matrix in canonical words |
 //! | the same of a projection, layout `base3-1` | `[d_out, bytes]` u8, `[scales]` f32 | a ternary matrix in base-3 bytes |
 //! | `<name>.codes`, `<name>.scale` of a table | `[rows, words]` u32, `[scales]` f32 | a table in the file's table format |
+//! | `<name>.screen.codes`, `.scale`, `.error` of a float output head | `[rows, words]` u32, `[rows]` f32 twice | its screen |
 //! | `<name>` | its own, f32 | a vector, or a projection that is not ternary |
 //! | `tokenizer.json` | bytes | the tokenizer |
 //!
@@ -22,7 +23,9 @@ use bitnet_kernels::{Granularity, PackedTable, PackedTernary, Scale, TableFormat
 use burn::tensor::{AllocationProperty, Bytes, DType, Shape, TensorData};
 
 use super::mapped::Mapped;
-use super::{Checkpoint, ConfigMap, FloatKind, Floats, Form, Matrix, Ready, TensorInfo};
+use super::{
+    Checkpoint, ConfigMap, FloatKind, Floats, Form, Matrix, Ready, ReadyScreen, TensorInfo,
+};
 use crate::ModelError;
 
 pub use write::{PackOptions, write};
@@ -36,6 +39,9 @@ const fn layout(packing: Packing) -> &'static str {
         Packing::Base3 => "base3-1",
     }
 }
+
+/// The parts of a screen, behind the name of its table.
+const SCREEN: [&str; 3] = ["screen.codes", "screen.scale", "screen.error"];
 
 /// Where in the metadata the layout tag stands.
 const LAYOUT_KEY: &str = "bitnet.layout";
@@ -252,6 +258,37 @@ impl Burnpack {
         Ok(TensorData::from_bytes(bytes, shape.to_vec(), dtype))
     }
 
+    /// The screen of a table, if there is one.
+    fn screen(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Option<ReadyScreen>, ModelError> {
+        let [codes, scale, error] = SCREEN.map(|part| format!("{name}.{part}"));
+        if !self.tensors.contains_key(&codes) {
+            return Ok(None);
+        }
+        let width = TableFormat::Int8.words_per_row(columns);
+        let screen = ReadyScreen {
+            codes: self.data(&codes, DType::U32, &[rows, width])?,
+            scale: self.data(&scale, DType::F32, &[rows])?,
+            error: self.data(&error, DType::F32, &[rows])?,
+        };
+        self.check_finite(&scale, &screen.scale)?;
+        self.check_finite(&error, &screen.error)?;
+        Ok(Some(screen))
+    }
+
+    /// Refuses scales, or errors of a screen, that mean nothing.
+    fn check_finite(&self, name: &str, numbers: &TensorData) -> Result<(), ModelError> {
+        let damaged = numbers.iter::<f32>().position(|number| !number.is_finite());
+        damaged.map_or(Ok(()), |at| {
+            let found = format!("a number that is not finite, at {at}");
+            Err(self.refuse(name, found, "finite numbers".into()))
+        })
+    }
+
     /// Scales of a matrix: their number says for what each stands.
     fn scales(&self, name: &str, d_out: usize, d_in: usize) -> Result<Granularity, ModelError> {
         let count = match self.tensors.get(name) {
@@ -324,7 +361,10 @@ impl Checkpoint for Burnpack {
     }
 
     fn matrix(&self, name: &str, d_out: usize, d_in: usize) -> Result<Matrix<'_>, ModelError> {
-        let Some(Ready { codes, scale, form }) = self.ready(name, d_out, d_in)? else {
+        let Some(Ready {
+            codes, scale, form, ..
+        }) = self.ready(name, d_out, d_in)?
+        else {
             return self.floats(name, &[d_out, d_in]).map(Matrix::Float);
         };
         let codes: Vec<u32> = match codes.dtype() {
@@ -392,6 +432,7 @@ impl Checkpoint for Burnpack {
                     codes,
                     scale: self.data(&scale_name, DType::F32, &[count])?,
                     form: Form::Ternary(granularity),
+                    screen: None,
                 }
             }
             Some(format) => {
@@ -400,14 +441,11 @@ impl Checkpoint for Burnpack {
                     codes: self.data(&codes_name, DType::U32, &[rows, width])?,
                     scale: self.data(&scale_name, DType::F32, &[count])?,
                     form: Form::Table(format),
+                    screen: self.screen(name, rows, columns)?,
                 }
             }
         };
-        let finite = |scale: f32| scale.is_finite();
-        if let Some(at) = ready.scale.iter::<f32>().position(|scale| !finite(scale)) {
-            let found = format!("a scale that is not finite, number {at}");
-            return Err(self.refuse(&scale_name, found, "finite scales".into()));
-        }
+        self.check_finite(&scale_name, &ready.scale)?;
         Ok(Some(ready))
     }
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bitnet_kernels::packing::words::words_per_row;
 use bitnet_kernels::packing::{Packing, base3};
-use bitnet_kernels::{Granularity, PackedTable, PackedTernary, TableFormat};
+use bitnet_kernels::{Granularity, PackedScreen, PackedTable, PackedTernary, TableFormat};
 use burn::tensor::{Bytes, DType};
 
-use super::{LAYOUT_KEY, layout};
+use super::{LAYOUT_KEY, SCREEN, layout};
 use crate::ModelError;
 use crate::decoder::DecoderConfig;
 use crate::weights::{Arithmetic, Checkpoint, ConfigMap, Matrix, Role};
@@ -18,6 +18,9 @@ use crate::weights::{Arithmetic, Checkpoint, ConfigMap, Matrix, Role};
 pub struct PackOptions {
     /// Number format of embedding and head.
     pub table: TableFormat,
+    /// Whether an output head of floats gets a screen: half as much again in the file (f16), half as much to read for a token that is
+    /// the likeliest or one of the top k. Changes no token.
+    pub screen: bool,
     /// How ternary projections are packed.
     pub ternary: Packing,
     /// In what masters become ternary.
@@ -34,7 +37,8 @@ pub struct PackOptions {
 ///
 /// # Errors
 ///
-/// The checkpoint's, values that are not finite, and the system's. An existing file is left as it was.
+/// The checkpoint's, values that are not finite, a screen for a head that is not float, and the system's. An existing file is left
+/// as it was.
 pub fn write(
     path: &Path,
     checkpoint: &Arc<dyn Checkpoint>,
@@ -42,10 +46,14 @@ pub fn write(
     options: &PackOptions,
     written: impl FnMut(usize, usize) + Send + 'static,
 ) -> Result<(), ModelError> {
+    if options.screen && config.head().is_none() {
+        return Err(no_screen("no output head".into()));
+    }
     let packer = Arc::new(Packer {
         checkpoint: Arc::clone(checkpoint),
         config: config.clone(),
         table: options.table,
+        screened: options.screen.then(|| config.head()).flatten(),
         ternary: options.ternary,
         arithmetic: options.arithmetic,
         last: Mutex::new(None),
@@ -98,14 +106,23 @@ pub fn write(
                         continue;
                     }
                 };
-                for (part, dtype, shape) in [
+                let mut parts = vec![
                     ("codes", dtype, vec![d_out, width]),
                     ("scale", DType::F32, vec![scales]),
-                ] {
+                ];
+                if packer.screened == Some(name.as_str()) {
+                    packer.check_screen(&name, ternary)?;
+                    let width = TableFormat::Int8.words_per_row(d_in);
+                    let [codes, scale, error] = SCREEN;
+                    parts.push((codes, DType::U32, vec![d_out, width]));
+                    parts.push((scale, DType::F32, vec![d_out]));
+                    parts.push((error, DType::F32, vec![d_out]));
+                }
+                for (part, dtype, shape) in parts {
                     let file_name = format!("{name}.{part}");
                     let name = name.clone();
                     tensors.push(packer.tensor(&file_name, dtype, shape, move |packer| {
-                        packer.part(&name, d_out, d_in, table, part == "codes")
+                        packer.part(&name, d_out, d_in, table, part)
                     }));
                 }
             }
@@ -157,17 +174,19 @@ pub fn write(
     })
 }
 
-/// Codes and scales.
-type Parts = (Bytes, Bytes);
+/// The tensors of a matrix, by the ends of their names.
+type Parts = Vec<(&'static str, Bytes)>;
 
 /// Is told how many tensors are written, and of how many.
 type Progress = Box<dyn FnMut(usize, usize) + Send>;
 
-/// Reads one matrix at a time; its codes and its scale are two tensors in the file, so the last one is kept.
+/// Reads one matrix at a time; it is several tensors in the file, so the last one is kept.
 struct Packer {
     checkpoint: Arc<dyn Checkpoint>,
     config: DecoderConfig,
     table: TableFormat,
+    /// The table that gets a screen.
+    screened: Option<&'static str>,
     ternary: Packing,
     arithmetic: Arithmetic,
     last: Mutex<Option<(String, Parts)>>,
@@ -187,7 +206,8 @@ impl Packer {
     ) -> burn_pack::Tensor {
         let packer = Arc::clone(self);
         let bytes = dtype.size() * shape.iter().product::<usize>();
-        let is_scale = name.ends_with(".scale");
+        // One part of a matrix counts for all.
+        let counts = !name.ends_with(".scale") && !name.contains(".screen.");
         burn_pack::Tensor::deferred(name.to_owned(), dtype, shape, None, bytes, move || {
             let bytes = read(&packer).map_err(|error| {
                 let text = error.to_string();
@@ -197,7 +217,7 @@ impl Packer {
                     .unwrap_or_else(PoisonError::into_inner) = Some(error);
                 burn_pack::Error::IoError(text)
             })?;
-            if !is_scale {
+            if counts {
                 let mut written = packer
                     .written
                     .lock()
@@ -239,13 +259,24 @@ impl Packer {
         })
     }
 
+    /// Refuses a screen for what holds no floats.
+    fn check_screen(&self, name: &str, ternary: Option<Granularity>) -> Result<(), ModelError> {
+        if ternary.is_none() && self.table.is_float() {
+            return Ok(());
+        }
+        Err(no_screen(match ternary {
+            Some(_) => format!("a ternary one, `{name}`"),
+            None => format!("one of {}", self.table),
+        }))
+    }
+
     fn part(
         &self,
         name: &str,
         d_out: usize,
         d_in: usize,
         table: bool,
-        codes: bool,
+        part: &'static str,
     ) -> Result<Bytes, ModelError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_none_or(|(held, _)| held != name) {
@@ -253,8 +284,12 @@ impl Packer {
             *last = Some((name.to_owned(), self.parts(name, d_out, d_in, table)?));
         }
         let (_, parts) = last.as_mut().expect("filled above");
-        let part = if codes { &mut parts.0 } else { &mut parts.1 };
-        Ok(std::mem::replace(part, Bytes::from_elems::<u8>(Vec::new())))
+        let found = parts.iter_mut().find(|(name, _)| *name == part);
+        let (_, bytes) = found.expect("a matrix has the parts that it was announced with");
+        Ok(std::mem::replace(
+            bytes,
+            Bytes::from_elems::<u8>(Vec::new()),
+        ))
     }
 
     fn parts(
@@ -271,7 +306,8 @@ impl Packer {
                 Packing::Base3 if !table => Bytes::from_elems(base3::pack(&words, d_out, d_in)),
                 _ => Bytes::from_elems(words),
             };
-            (codes, Bytes::from_elems(scale.values().to_vec()))
+            let scale = Bytes::from_elems(scale.values().to_vec());
+            vec![("codes", codes), ("scale", scale)]
         };
         match self.checkpoint.matrix(name, d_out, d_in)? {
             Matrix::Ternary(packed) => Ok(ternary(packed)),
@@ -279,8 +315,17 @@ impl Packer {
                 PackedTable::from_rows(self.table, d_out, d_in, |row, values| {
                     floats.read(row * d_in..(row + 1) * d_in, values);
                 })
-                .map(PackedTable::into_parts)
-                .map(|(words, scale)| (Bytes::from_elems(words), Bytes::from_elems(scale)))
+                .map(|packed| {
+                    let screen = (self.screened == Some(name)).then(|| PackedScreen::of(&packed));
+                    let mut parts = table_parts(["codes", "scale"], packed);
+                    if let Some(screen) = screen {
+                        let [codes, scale, errors] = SCREEN;
+                        let (copy, error) = screen.into_parts();
+                        parts.extend(table_parts([codes, scale], copy));
+                        parts.push((errors, Bytes::from_elems(error)));
+                    }
+                    parts
+                })
                 .map_err(refused)
             }
             Matrix::Float(floats) => {
@@ -290,4 +335,21 @@ impl Packer {
             }
         }
     }
+}
+
+fn no_screen(found: String) -> ModelError {
+    ModelError::Request {
+        what: "the output head behind a screen",
+        found,
+        expected: "one of f16, bf16 or f32".into(),
+        way_out: "Leave the screen out: a head of integers is short enough to be read whole".into(),
+    }
+}
+
+fn table_parts([codes, scale]: [&'static str; 2], table: PackedTable) -> Parts {
+    let (words, scales) = table.into_parts();
+    vec![
+        (codes, Bytes::from_elems(words)),
+        (scale, Bytes::from_elems(scales)),
+    ]
 }
