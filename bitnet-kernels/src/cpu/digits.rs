@@ -1,7 +1,7 @@
-//! Products with an int8 table in integers: each number of x becomes three int8 digits.
+//! Products with an int8 table in integers: each number of x becomes some int8 digits.
 //!
-//! `x ≈ unit · (2¹⁶·d₂ + 2⁸·d₁ + d₀)` with `unit = max|x| / MOST`: no number is off by more than 6·10⁻⁸ of its row's largest,
-//! what f32 rounds there, too. The digits of a row are three rows of bytes; their sums are exact, so batch, place and
+//! `x ≈ unit · (2¹⁶·d₂ + 2⁸·d₁ + d₀)` with `unit = max|x| / most`: with three digits no number is off by more than 6·10⁻⁸ of its
+//! row's largest, what f32 rounds there, too; with two by 1.5·10⁻⁵, enough for a screen. The digits of a row are three rows of bytes; their sums are exact, so batch, place and
 //! threads do not change a bit. Three products of bytes for one of floats: VNNI does 64 where FMA does 16, and
 //! nothing is converted. Eight rows of x: half the time.
 
@@ -11,10 +11,10 @@ use super::simd::compiled;
 use super::{Kernel, ROWS, TABLE_BLOCK, threads};
 use crate::TableView;
 
-/// Digits of a number.
-const DIGITS: usize = 3;
-/// The largest number whose digits are at most 127.
-const MOST: f64 = 0x7f_7f_7f as f64;
+/// Digits of numbers whose products are outputs.
+pub(super) const DIGITS: usize = 3;
+/// Digits of numbers whose products tell which rows are looked at again.
+pub(super) const FEW_DIGITS: usize = 2;
 /// Most columns: 255 · 128 · 2¹⁶ < 2³¹.
 pub(super) const MOST_COLUMNS: usize = 1 << 16;
 /// Table rows that meet all rows of x before the next: with 2560 columns an eighth of a second-level cache.
@@ -26,19 +26,30 @@ const BIAS: i64 = 128;
 
 /// The inner loop of products of bytes in one instruction set.
 pub trait DigitKernel: Sync {
-    /// Most rows of x, of three digits each, in one call.
-    fn digit_tokens(&self) -> usize;
+    /// Most rows of digits in one call: a multiple of 2 and of 3.
+    fn digit_rows(&self) -> usize;
 
     /// `sums[d][r] = Σₖ (byte(words[r], k) + 128) · digits[d][k]`, exact up to 2¹⁶ columns. Table bytes are signed.
     ///
     /// # Panics
     ///
-    /// Panics unless rows are equally long, and rows of digits as long as they, up to whole blocks of 64.
+    /// Panics unless rows are equally long, and rows of digits as long as they, up to whole blocks of 64, and of as many digits as
+    /// some numbers of two or three have.
     fn digit_sums(&self, words: [&[u32]; ROWS], digits: &[&[i8]], sums: &mut [[i32; ROWS]]);
 }
 
-/// [`table_linear`](super::table_linear) with a table of int8, of up to [`MOST_COLUMNS`].
-pub(super) fn table_linear(
+/// The largest number whose D digits are at most 127.
+pub(super) const fn most<const D: usize>() -> f64 {
+    let (mut most, mut digit) = (0.0, 0);
+    while digit < D {
+        most = most * 256.0 + 127.0;
+        digit += 1;
+    }
+    most
+}
+
+/// [`table_linear`](super::table_linear) with a table of int8, of up to [`MOST_COLUMNS`], and D digits.
+pub(super) fn table_linear<const D: usize>(
     kernel: &dyn Kernel,
     bytes: &dyn DigitKernel,
     x: &[f32],
@@ -46,18 +57,18 @@ pub(super) fn table_linear(
     work: usize,
     out: &mut [f32],
 ) {
-    let x = FixedPoint::new(kernel, x, table.columns());
+    let x = FixedPoint::<D>::new(kernel, x, table.columns());
     let digits: Vec<_> = x.digits().collect();
     // Equal parts: three rows of x are two and one.
     let count = x.unit.len();
-    let tokens = count.div_ceil(count.div_ceil(bytes.digit_tokens()));
+    let tokens = count.div_ceil(count.div_ceil(bytes.digit_rows() / D));
     threads::split(out, table.rows(), ROWS, work, |range, mut out| {
         let row = |n: usize| table.row_words(n.min(range.end - 1));
-        let mut sums = vec![[0; ROWS]; BLOCK / ROWS * DIGITS * tokens];
+        let mut sums = vec![[0; ROWS]; BLOCK / ROWS * D * tokens];
         for first in range.clone().step_by(BLOCK) {
             let rows = first..(first + BLOCK).min(range.end);
             let scales = scales(table, &rows);
-            for (start, digits) in (0..).step_by(tokens).zip(digits.chunks(DIGITS * tokens)) {
+            for (start, digits) in (0..).step_by(tokens).zip(digits.chunks(D * tokens)) {
                 let sums = &mut sums[..rows.len().div_ceil(ROWS) * digits.len()];
                 for (n, sums) in rows
                     .clone()
@@ -67,8 +78,8 @@ pub(super) fn table_linear(
                     bytes.digit_sums(std::array::from_fn(|r| row(n + r)), digits, sums);
                 }
                 let columns = first - range.start..rows.end - range.start;
-                for t in start..start + digits.len() / DIGITS {
-                    let sums = sums[DIGITS * (t - start)..].chunks(digits.len());
+                for t in start..start + digits.len() / D {
+                    let sums = sums[D * (t - start)..].chunks(digits.len());
                     let out = &mut out[t][columns.clone()];
                     compiled(
                         kernel,
@@ -91,8 +102,8 @@ fn scales(table: &TableView<'_>, rows: &Range<usize>) -> Vec<[f64; ROWS]> {
 }
 
 /// Rows of x as digits.
-struct FixedPoint {
-    digits: Vec<i8>, // [rows, digits, stride], from `start` on
+struct FixedPoint<const D: usize> {
+    digits: Vec<i8>, // [rows, D, stride], from `start` on
     start: usize,
     stride: usize,
     /// What a one in the last digit stands for; NaN if a row holds NaN or infinity.
@@ -101,14 +112,14 @@ struct FixedPoint {
     excess: Vec<f64>,
 }
 
-impl FixedPoint {
+impl<const D: usize> FixedPoint<D> {
     fn new(kernel: &dyn Kernel, x: &[f32], columns: usize) -> Self {
         let stride = columns.next_multiple_of(TABLE_BLOCK);
         let rows = x.len() / columns;
         // Rows start on a cache line.
-        let mut digits = vec![0; rows * DIGITS * stride + TABLE_BLOCK];
+        let mut digits = vec![0; rows * D * stride + TABLE_BLOCK];
         let start = digits.as_ptr().align_offset(TABLE_BLOCK).min(TABLE_BLOCK);
-        let places = digits[start..].chunks_exact_mut(DIGITS * stride);
+        let places = digits[start..].chunks_exact_mut(D * stride);
         let (unit, excess) = x
             .chunks_exact(columns)
             .zip(places)
@@ -116,7 +127,7 @@ impl FixedPoint {
                 compiled(
                     kernel,
                     #[inline(always)]
-                    || split(x, place, stride),
+                    || split::<D>(x, place, stride),
                 )
             })
             .unzip();
@@ -129,9 +140,9 @@ impl FixedPoint {
         }
     }
 
-    /// Rows of digits, three for each row of x, the last digit first.
+    /// Rows of digits, D for each row of x, the last digit first.
     fn digits(&self) -> impl Iterator<Item = &[i8]> {
-        let all = self.unit.len() * DIGITS * self.stride;
+        let all = self.unit.len() * D * self.stride;
         self.digits[self.start..][..all].chunks_exact(self.stride)
     }
 
@@ -149,9 +160,11 @@ impl FixedPoint {
             let mut y = [0.0; ROWS];
             for r in 0..ROWS {
                 // Integers below 2⁵³ up to the first rounding, that of `· unit`.
-                let (low, middle) = (f64::from(sums[0][r]), f64::from(sums[1][r]));
-                let sum = (f64::from(sums[2][r]) * 256.0 + middle) * 256.0 + low - excess;
-                y[r] = (sum * unit * scales[r]) as f32;
+                let mut sum = 0.0;
+                for d in (0..D).rev() {
+                    sum = sum * 256.0 + f64::from(sums[d][r]);
+                }
+                y[r] = ((sum - excess) * unit * scales[r]) as f32;
             }
             match <&mut [f32; ROWS]>::try_from(&mut *out) {
                 Ok(out) => *out = y,
@@ -163,7 +176,7 @@ impl FixedPoint {
 
 /// Writes the digits of a row, `[digits, stride]`; returns its unit and what the bias adds.
 #[inline(always)]
-fn split(x: &[f32], place: &mut [i8], stride: usize) -> (f64, f64) {
+fn split<const D: usize>(x: &[f32], place: &mut [i8], stride: usize) -> (f64, f64) {
     // Without their sign, floats order like their bits, infinity above all numbers and NaN above infinity.
     let largest = x
         .iter()
@@ -172,20 +185,26 @@ fn split(x: &[f32], place: &mut [i8], stride: usize) -> (f64, f64) {
     if !largest.is_finite() {
         return (f64::NAN, 0.0);
     }
-    let scale = if largest > 0.0 { MOST / largest } else { 0.0 };
-    let (low, rest) = place.split_at_mut(stride);
-    let (middle, high) = rest.split_at_mut(stride);
-    let places = low.iter_mut().zip(middle).zip(high);
+    let scale = if largest > 0.0 {
+        most::<D>() / largest
+    } else {
+        0.0
+    };
     let mut sum = 0;
-    for (x, ((low, middle), high)) in x.iter().zip(places) {
-        let number = (f64::from(*x) * scale + ROUND).to_bits() as i32;
-        sum += i64::from(number);
-        *low = number as i8;
-        let number = (number - i32::from(*low)) >> 8;
-        *middle = number as i8;
-        *high = ((number - i32::from(*middle)) >> 8) as i8;
+    for (start, x) in (0..).step_by(TABLE_BLOCK).zip(x.chunks(TABLE_BLOCK)) {
+        let mut numbers = [0; TABLE_BLOCK];
+        for (number, x) in numbers.iter_mut().zip(x) {
+            *number = (f64::from(*x) * scale + ROUND).to_bits() as i32;
+            sum += i64::from(*number);
+        }
+        for place in place.chunks_exact_mut(stride) {
+            for (digit, number) in place[start..].iter_mut().zip(&mut numbers) {
+                *digit = *number as i8;
+                *number = (*number - i32::from(*digit)) >> 8;
+            }
+        }
     }
-    (largest / MOST, (BIAS * sum) as f64)
+    (largest / most::<D>(), (BIAS * sum) as f64)
 }
 
 #[cfg(test)]
@@ -193,20 +212,21 @@ mod tests {
     use super::*;
     use crate::cpu::kernels;
 
-    #[test]
-    fn digits_are_the_number_and_half_a_unit_is_the_largest_error() {
+    fn digits_are_the_number<const D: usize>(most: f64) {
         let kernel = kernels()[0];
         let x: Vec<f32> = (0..1000)
             .map(|i| (i as f32 * 0.77).sin() * 3.7f32.powi(i % 19 - 9))
             .chain([0.0, f32::MIN_POSITIVE, -2e4, 2e4])
             .collect();
-        let fixed = FixedPoint::new(kernel, &x, x.len());
+        let fixed = FixedPoint::<D>::new(kernel, &x, x.len());
         let rows: Vec<_> = fixed.digits().collect();
         let unit = fixed.unit[0];
-        assert!(unit * 16_711_000.0 > 4e4, "{unit}: one part in 2²⁴");
+        let largest = x.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        assert_eq!(unit, f64::from(largest) / most);
         for (i, &x) in x.iter().enumerate() {
-            let [low, middle, high] = [0, 1, 2].map(|d| f64::from(rows[d][i]));
-            let found = (high * 65536.0 + middle * 256.0 + low) * unit;
+            let places = rows.iter().enumerate();
+            let digits = places.map(|(d, row)| f64::from(row[i]) * 256f64.powi(d as i32));
+            let found = digits.sum::<f64>() * unit;
             assert!(
                 (found - f64::from(x)).abs() <= unit * 0.500_001,
                 "{x}: {found}"
@@ -219,9 +239,15 @@ mod tests {
     }
 
     #[test]
+    fn digits_are_the_number_and_half_a_unit_is_the_largest_error() {
+        digits_are_the_number::<DIGITS>(f64::from(0x7f_7f_7f));
+        digits_are_the_number::<FEW_DIGITS>(f64::from(0x7f_7f));
+    }
+
+    #[test]
     fn rows_of_zeros_have_unit_zero_and_damaged_rows_unit_nan() {
         let x = [0.0, 0.0, 1.0, f32::INFINITY, f32::NAN, 1.0, 1e-45, -1e-45];
-        let fixed = FixedPoint::new(kernels()[0], &x, 2);
+        let fixed = FixedPoint::<DIGITS>::new(kernels()[0], &x, 2);
         assert_eq!(fixed.unit[0], 0.0);
         assert!(fixed.unit[1].is_nan() && fixed.unit[2].is_nan());
         let high: Vec<_> = fixed.digits().skip(2).step_by(DIGITS).collect();
@@ -249,7 +275,7 @@ mod tests {
                     .each_ref()
                     .map(|row| bytemuck::pod_collect_to_vec(row));
                 let mut digits = Vec::new();
-                for _ in 0..DIGITS * bytes.digit_tokens() {
+                for _ in 0..bytes.digit_rows() {
                     let mut digit = row(4 * len);
                     if extreme {
                         digit.fill(-128);
@@ -258,7 +284,9 @@ mod tests {
                     digits.push(digit);
                 }
                 let digits: Vec<&[i8]> = digits.iter().map(|digit| &digit[..]).collect();
-                for digits in (1..=bytes.digit_tokens()).map(|tokens| &digits[..DIGITS * tokens]) {
+                let rows = 1..=bytes.digit_rows();
+                let rows = rows.filter(|rows| rows % DIGITS == 0 || rows % FEW_DIGITS == 0);
+                for digits in rows.map(|rows| &digits[..rows]) {
                     let mut sums = vec![[0; ROWS]; digits.len()];
                     let words = words.each_ref().map(|words: &Vec<u32>| &words[..]);
                     bytes.digit_sums(words, digits, &mut sums);

@@ -5,7 +5,8 @@
 //! is the floor; a row whose best case is below it cannot be among them. The others are multiplied by
 //! [`table_linear`](super::table_linear)'s own loops, so they have its bits.
 
-use super::table::{Split, table_linear, tile_sums};
+use super::digits::{self, FEW_DIGITS, MOST_COLUMNS};
+use super::table::{Split, table_linear, tile_sums, work};
 use super::{Kernel, simd::compiled, threads};
 use crate::TableView;
 use crate::screen::ScreenView;
@@ -37,7 +38,7 @@ pub fn table_leading(
     assert!(leading > 0, "nothing is asked for");
     let fits = screen.check(table);
     fits.unwrap_or_else(|error| panic!("{error}"));
-    table_linear(kernel, x, &screen.table, out);
+    screened(kernel, x, &screen.table, out);
     let (rows, columns) = (table.rows(), table.columns());
     let mut maxima = Vec::with_capacity(rows.div_ceil(CHUNK));
     let mut running = Vec::new();
@@ -45,7 +46,7 @@ pub fn table_leading(
         let error = Error::of(x, screen);
         maxima.clear();
         running.clear();
-        let screened = compiled(
+        let done = compiled(
             kernel,
             #[inline(always)]
             || {
@@ -54,10 +55,21 @@ pub fn table_leading(
                 Some(())
             },
         );
-        match screened {
+        match done {
             Some(()) => multiply(kernel, x, table, &running, out),
             None => table_linear(kernel, x, table, out),
         }
+    }
+}
+
+/// Products with the screen, of as few digits of x as tell its rows apart, where there are kernels for digits.
+fn screened(kernel: &dyn Kernel, x: &[f32], screen: &TableView<'_>, out: &mut [f32]) {
+    match kernel.digits() {
+        Some(bytes) if screen.columns() <= MOST_COLUMNS && !x.is_empty() => {
+            let work = work(x.len() / screen.columns(), screen);
+            digits::table_linear::<FEW_DIGITS>(kernel, bytes, x, screen, work, out);
+        }
+        _ => table_linear(kernel, x, screen, out),
     }
 }
 
@@ -72,23 +84,26 @@ struct Error<'a> {
 
 impl<'a> Error<'a> {
     fn of(x: &[f32], screen: &ScreenView<'a>) -> Self {
-        let (mut l1, mut squares) = (0.0, 0.0);
+        let (mut l1, mut squares, mut largest) = (0.0, 0.0, 0f64);
         for x in x {
             let x = f64::from(*x);
             l1 += x.abs();
             squares += x * x;
+            largest = largest.max(x.abs());
         }
         let up = 1.0 + 1e-6;
         // Half a unit each, and the division that found it: up to 127 units, rounded in f32.
         let half = 0.5 + 127.0 / f64::from(1 << 22);
         // Both products are sums of numbers up to 128 units in f32: in the worst order each addition loses 2⁻²⁴ of all.
         let roundings = 128.0 * (2 * x.len() + 16) as f64 / f64::from(1 << 24);
+        // Half of the last digit's unit for each number of x.
+        let digits = 128.0 * x.len() as f64 * largest * 0.500_001 / digits::most::<FEW_DIGITS>();
         Self {
             scale: screen.table.scales(),
             error: screen.error,
             l2: (squares.sqrt() * up) as f32,
             l1: (half * l1 * up) as f32,
-            slack: (roundings * l1 * up) as f32,
+            slack: ((roundings * l1 + digits) * up) as f32,
         }
     }
 

@@ -102,12 +102,12 @@ pub fn table_linear(kernel: &dyn Kernel, x: &[f32], table: &TableView<'_>, out: 
     if count == 0 {
         return;
     }
-    let work = WORK_PER_NUMBER * count * rows * columns;
+    let work = work(count, table);
     if let Some(bytes) = kernel.digits()
         && table.format() == TableFormat::Int8
         && columns <= digits::MOST_COLUMNS
     {
-        return digits::table_linear(kernel, bytes, x, table, work, out);
+        return digits::table_linear::<{ digits::DIGITS }>(kernel, bytes, x, table, work, out);
     }
     let x = Split::new(x, columns);
     threads::split(out, rows, 1, work, |range, mut out| {
@@ -133,6 +133,11 @@ pub fn table_linear(kernel: &dyn Kernel, x: &[f32], table: &TableView<'_>, out: 
             }
         }
     });
+}
+
+/// What a product costs, in multiply-adds of codes.
+pub(super) const fn work(count: usize, table: &TableView<'_>) -> usize {
+    WORK_PER_NUMBER * count * table.rows() * table.columns()
 }
 
 /// Σₖ W[n, k] · x[t, k] for some table rows and rows of x: `[table rows, rows of x]`.

@@ -1,8 +1,8 @@
 //! Products of bytes with AVX-512 and its dot products (VNNI).
 //!
 //! Method: `vpdpbusd` multiplies bytes without a sign by bytes with one, so the table's sign bits are flipped, which adds
-//! 128 to each. The digits of one row of x meet a table row after the other, as memory wants it; those of two rows four table
-//! rows: 24 sums in registers. Nothing saturates.
+//! 128 to each. The digits of one row of x meet a table row after the other, as memory wants it; those of more rows four table
+//! rows: up to 24 sums in registers. Nothing saturates.
 
 use std::arch::x86_64::*;
 
@@ -10,22 +10,24 @@ use super::Avx512Vnni;
 use super::avx512::{BYTES, LANES, load_bytes, load_some, load_words, reduce};
 use crate::cpu::{DigitKernel, ROWS};
 
-const TOKENS: usize = 2;
+const DIGIT_ROWS: usize = 6;
 /// Bytes ahead of the table in use, as measured for ternary weights.
 const PREFETCH: usize = 4096;
 
 impl DigitKernel for Avx512Vnni {
-    fn digit_tokens(&self) -> usize {
-        TOKENS
+    fn digit_rows(&self) -> usize {
+        DIGIT_ROWS
     }
 
     fn digit_sums(&self, words: [&[u32]; ROWS], digits: &[&[i8]], sums: &mut [[i32; ROWS]]) {
         // SAFETY: the CPU has the features of these functions, because `self` exists.
         unsafe {
             match digits.len() {
+                2 => digit_sums::<2, 1>(words, digits, sums),
                 3 => digit_sums::<3, 1>(words, digits, sums),
+                4 => digit_sums::<4, ROWS>(words, digits, sums),
                 6 => digit_sums::<6, ROWS>(words, digits, sums),
-                count => panic!("{count} rows of digits, expected those of 1 to {TOKENS} rows"),
+                count => panic!("{count} rows of digits, expected 2, 3, 4 or 6"),
             }
         }
     }
