@@ -170,9 +170,16 @@ impl AttentionCall {
         };
         let mut out = vec![f32::NAN; self.q.len()];
         let (shape, starts) = (self.shape, [self.start as i32]);
-        let (q, k, v) = (&self.q, &self.k, &self.v);
-        cpu::cached_attention(kernel, shape, self.spec, q, k, v, cache, &starts, &mut out);
-        Ok(out)
+        let [q, k, v] = [
+            (&self.q, shape.n_heads),
+            (&self.k, shape.n_kv_heads),
+            (&self.v, shape.n_kv_heads),
+        ]
+        .map(|(x, heads)| swapped(x, [heads, shape.seq], shape.head_dim));
+        cpu::cached_attention(
+            kernel, shape, self.spec, &q, &k, &v, cache, &starts, &mut out,
+        );
+        Ok(swapped(&out, [shape.seq, shape.n_heads], shape.head_dim))
     }
 
     fn on_device(&self, device: &Device) -> Result<Vec<f32>, String> {
@@ -201,6 +208,14 @@ impl AttentionCall {
         let out = out.into_data().try_to_vec();
         out.map_err(|error| format!("no answer: {error:?}"))
     }
+}
+
+/// `[a, b, width]` to `[b, a, width]`.
+fn swapped(x: &[f32], [a, b]: [usize; 2], width: usize) -> Vec<f32> {
+    let rows = (0..b).flat_map(|j| (0..a).map(move |i| i * b + j));
+    rows.flat_map(|row| &x[row * width..][..width])
+        .copied()
+        .collect()
 }
 
 /// Attention in each cache format. Each key is so much larger than those before it that a query has weight 1 for the

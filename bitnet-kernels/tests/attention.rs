@@ -164,13 +164,19 @@ impl Attend for OnSlices {
         });
         let starts: Vec<i32> = case.starts.iter().map(|&start| start as i32).collect();
         let mut out = vec![f32::NAN; case.q.len()];
+        let [q, k, v] = [
+            (&case.q, shape.n_heads),
+            (&case.k, shape.n_kv_heads),
+            (&case.v, shape.n_kv_heads),
+        ]
+        .map(|(x, heads)| swapped(x, [heads, shape.seq], shape.head_dim));
         cpu::cached_attention(
             self.kernel,
             shape,
             case.spec(),
-            &case.q,
-            &case.k,
-            &case.v,
+            &q,
+            &k,
+            &v,
             CacheSlices {
                 keys: &mut keys.0,
                 key_scales: &mut keys.1,
@@ -180,8 +186,18 @@ impl Attend for OnSlices {
             &starts,
             &mut out,
         );
-        out
+        swapped(&out, [shape.seq, shape.n_heads], shape.head_dim)
     }
+}
+
+/// `[batch, a, b, width]` to `[batch, b, a, width]`.
+fn swapped(x: &[f32], [a, b]: [usize; 2], width: usize) -> Vec<f32> {
+    let rows = (0..b).flat_map(|j| (0..a).map(move |i| i * b + j));
+    let rows: Vec<usize> = rows.collect();
+    x.chunks((a * b * width).max(1))
+        .flat_map(|x| rows.iter().flat_map(move |row| &x[row * width..][..width]))
+        .copied()
+        .collect()
 }
 
 /// The operation on a device.

@@ -186,6 +186,8 @@ mod flex {
             cos: FloatTensor<Self>,
             sin: FloatTensor<Self>,
         ) -> FloatTensor<Self> {
+            // Heads beside each other within a position, as they come from a projection.
+            let x = x.transpose(1, 2);
             let [x, cos, sin] = [x, cos, sin].map(|tensor| tensor.to_contiguous());
             let [batches, _, positions, _] = cos.shape().dims();
             let mut out = vec![0.0; x.shape().num_elements()];
@@ -198,13 +200,14 @@ mod flex {
                 slice(&sin),
                 &mut out,
             );
-            FlexTensor::from_data(TensorData::new(out, x.shape()))
+            FlexTensor::from_data(TensorData::new(out, x.shape())).transpose(1, 2)
         }
     }
 }
 
 #[cfg(feature = "ndarray")]
 mod ndarray {
+    use burn::backend::ops::FloatTensorOps;
     use burn::backend::tensor::FloatTensor;
     use burn::backend::{NdArray, TensorMetadata};
 
@@ -236,6 +239,7 @@ mod ndarray {
             cos: FloatTensor<Self>,
             sin: FloatTensor<Self>,
         ) -> FloatTensor<Self> {
+            let x = Self::float_swap_dims(x, 1, 2);
             let [batches, _, positions, _] = cos.shape().dims();
             let mut out = vec![0.0; x.shape().num_elements()];
             cpu::rotate(
@@ -247,7 +251,7 @@ mod ndarray {
                 &f32s(&sin),
                 &mut out,
             );
-            array(out, &x.shape()).into()
+            Self::float_swap_dims(array(out, &x.shape()).into(), 1, 2)
         }
     }
 }

@@ -93,11 +93,12 @@ pub fn gated(kernel: &dyn Kernel, activation: Activation, gate: &mut [f32], up: 
     });
 }
 
-/// `(a, b) = (a·cos − b·sin, b·cos + a·sin)` for the halves a and b of each row.
+/// `(a, b) = (a·cos − b·sin, b·cos + a·sin)` for the halves a and b of each row. Heads lie as in
+/// [`cached_attention`](super::cached_attention).
 ///
 /// # Shapes
 ///
-/// - x, out: `[batch, heads, seq, d]`
+/// - x, out: `[batch, seq, heads, d]`
 /// - cos, sin: `[batch or 1, seq or 1, d / 2]`
 ///
 /// # Panics
@@ -105,7 +106,7 @@ pub fn gated(kernel: &dyn Kernel, activation: Activation, gate: &mut [f32], up: 
 /// Panics if the lengths do not fit.
 pub fn rotate(
     kernel: &dyn Kernel,
-    [batch, heads, seq, d]: [usize; 4],
+    [batch, seq, heads, d]: [usize; 4],
     [batches, positions]: [usize; 2],
     x: &[f32],
     cos: &[f32],
@@ -136,7 +137,7 @@ pub fn rotate(
                 || {
                     let rows = x.chunks_exact(d).zip(out.chunks_exact_mut(d));
                     for (row, (x, out)) in (job * share..).zip(rows) {
-                        let (batch, position) = (row / (heads * seq), row % seq);
+                        let (batch, position) = (row / (heads * seq), row / heads % seq);
                         let at = (batch % batches * positions + position % positions) * half;
                         let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
                         let (a, b) = x.split_at(half);

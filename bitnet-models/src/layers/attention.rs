@@ -116,16 +116,15 @@ impl Attention {
             None => x,
         };
         let [q, k, v] = BitLinear::forward_triple([&self.q_proj, &self.k_proj, &self.v_proj], x);
-        let q = normed(&self.q_norm, self.heads(q));
-        let k = normed(&self.k_norm, self.heads(k));
-        [q, k, self.heads(v)]
+        let [q, k, v] = [q, k, v].map(|x| self.heads(x));
+        let (q, k) = (normed(&self.q_norm, q), normed(&self.k_norm, k));
+        [q, k, v].map(|x| x.swap_dims(1, 2))
     }
 
-    /// `[batch, seq_len, heads · head_dim]` to `[batch, heads, seq_len, head_dim]`.
+    /// `[batch, seq_len, heads · head_dim]` to `[batch, seq_len, heads, head_dim]`.
     fn heads(&self, x: Tensor<3>) -> Tensor<4> {
         let [batch, seq_len, width] = x.dims();
         x.reshape([batch, seq_len, width / self.head_dim, self.head_dim])
-            .swap_dims(1, 2)
     }
 }
 

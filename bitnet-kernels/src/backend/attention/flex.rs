@@ -22,7 +22,8 @@ impl AttentionOps for Flex {
         spec: AttentionSpec,
     ) -> Attended<Self> {
         let shape = AttentionShape::of::<Self>(&q, &keys);
-        let (q, k, v) = (floats(q), floats(k), floats(v));
+        // Heads beside each other within a position, as they come from projections.
+        let [q, k, v] = [q, k, v].map(|x| floats(x.transpose(1, 2)));
         let starts = starts.to_contiguous();
         let [mut keys, mut key_scales, mut values, mut value_scales] =
             [keys, key_scales, values, value_scales].map(|tensor| tensor.to_contiguous());
@@ -43,7 +44,7 @@ impl AttentionOps for Flex {
             slice(&starts),
             &mut out,
         );
-        let out = FlexTensor::from_data(TensorData::new(out, q.shape()));
+        let out = FlexTensor::from_data(TensorData::new(out, q.shape())).transpose(1, 2);
         (out, keys, key_scales, values, value_scales)
     }
 }

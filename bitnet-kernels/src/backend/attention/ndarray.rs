@@ -6,6 +6,7 @@
 )]
 
 use burn::backend::ndarray::NdArrayTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{NdArray, TensorMetadata};
 
@@ -26,7 +27,7 @@ impl AttentionOps for NdArray {
         spec: AttentionSpec,
     ) -> Attended<Self> {
         let shape = AttentionShape::of::<Self>(&q, &keys);
-        let (q, k, v) = (floats(q), floats(k), floats(v));
+        let [q, k, v] = [q, k, v].map(|x| floats(Self::float_swap_dims(x, 1, 2)));
         let starts = match &starts {
             NdArrayTensor::I32(starts) => slice(starts.view()),
             other => panic!("starts are i32, found {:?}", other.dtype()),
@@ -48,7 +49,7 @@ impl AttentionOps for NdArray {
             &starts,
             &mut out,
         );
-        let out = array(out, &q.shape()).into();
+        let out = Self::float_swap_dims(array(out, &q.shape()).into(), 1, 2);
         (out, keys, key_scales, values, value_scales)
     }
 }

