@@ -139,18 +139,26 @@ pub fn rotate(
                     for (row, (x, out)) in (job * share..).zip(rows) {
                         let (batch, position) = (row / (heads * seq), row / heads % seq);
                         let at = (batch % batches * positions + position % positions) * half;
-                        let (cos, sin) = (&cos[at..][..half], &sin[at..][..half]);
-                        let (a, b) = x.split_at(half);
-                        let (first, second) = out.split_at_mut(half);
-                        for i in 0..half {
-                            first[i] = a[i] * cos[i] - b[i] * sin[i];
-                            second[i] = b[i] * cos[i] + a[i] * sin[i];
-                        }
+                        turn(x, &cos[at..][..half], &sin[at..][..half], out);
                     }
                 },
             );
         },
     );
+}
+
+/// One row. A function, so that the compiler knows that its slices are different ones.
+#[inline(always)]
+fn turn(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+    let half = cos.len();
+    let (a, b) = x.split_at(half);
+    let (first, second) = out.split_at_mut(half);
+    let angles = cos.iter().zip(sin);
+    let places = first.iter_mut().zip(second);
+    for (((a, b), (cos, sin)), (first, second)) in a.iter().zip(b).zip(angles).zip(places) {
+        *first = a * cos - b * sin;
+        *second = b * cos + a * sin;
+    }
 }
 
 /// Rows of `d` numbers for one task.
