@@ -11,12 +11,12 @@ use crate::cpu::panels::QUAD;
 use crate::cpu::{Kernel, PanelKernel, ROWS, Vectors, check_pair_sums, check_sums};
 use crate::packing::words::{CODE_MASK, CODES_PER_WORD};
 
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 const TOKENS: usize = 4;
-const BYTES: usize = 32;
-const PLANES: usize = 4;
+pub(super) const BYTES: usize = 32;
+pub(super) const PLANES: usize = 4;
 /// Activations beside one vector of words.
-type Block = [[i8; BYTES]; PLANES];
+pub(super) type Block = [[i8; BYTES]; PLANES];
 /// Bytes ahead of the weights in use, as measured for AVX-512.
 const PREFETCH: usize = 4096;
 /// Vectors of words between two widenings.
@@ -87,7 +87,7 @@ impl Kernel for Avx2 {
 }
 
 /// Vectors of rows in a panel: two by five tokens are ten sums of the sixteen registers.
-const PANEL: usize = 2;
+pub(super) const PANEL: usize = 2;
 const PANEL_TOKENS: usize = 5;
 /// Fours of columns between two widenings.
 const PANEL_SPAN: usize = SPAN * PLANES;
@@ -130,7 +130,7 @@ impl PanelKernel for Avx2 {
 }
 
 #[target_feature(enable = "avx2")]
-fn unpack(words: &[&[u32]], panel: &mut [u32]) {
+pub(super) fn unpack(words: &[&[u32]], panel: &mut [u32]) {
     const ROWS: usize = PANEL * LANES;
     let len = words[0].len();
     let rows: [&[u32]; ROWS] = std::array::from_fn(
@@ -191,7 +191,7 @@ fn panel_sums<const T: usize>(panel: &[u32], tokens: &[&[i8]], sums: &mut [i32])
 }
 
 /// The activations of a token, a block for each vector of words.
-fn blocks(token: &[i8]) -> &[Block] {
+pub(super) fn blocks(token: &[i8]) -> &[Block] {
     token.as_chunks::<BYTES>().0.as_chunks::<PLANES>().0
 }
 
@@ -311,18 +311,28 @@ fn pair_sums(
                     acc[r] = _mm256_add_epi16(acc[r], _mm256_maddubs_epi16(codes[r][plane], q));
                 }
             }
-            let [a, b, c, d] = acc;
-            // In each half: pairs 0 and 1 of a and b, of c and d; then pair 0 of all four, pair 1 of all four.
-            let ab = _mm256_castsi256_ps(_mm256_hadd_epi32(widen(a), widen(b)));
-            let cd = _mm256_castsi256_ps(_mm256_hadd_epi32(widen(c), widen(d)));
-            let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(ab, cd));
-            let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(ab, cd));
-            let sums = &mut sums[t * stride + v * LANES / 2..][..LANES / 2];
-            let (sums, _) = sums.as_flattened_mut().as_chunks_mut::<LANES>();
-            store(&mut sums[0], _mm256_permute2x128_si256::<0x20>(even, odd));
-            store(&mut sums[1], _mm256_permute2x128_si256::<0x31>(even, odd));
+            let mut pairs = acc;
+            for r in 0..ROWS {
+                pairs[r] = widen(acc[r]);
+            }
+            store_pairs(pairs, &mut sums[t * stride + v * LANES / 2..]);
         }
     }
+}
+
+/// Writes the sums of each two lanes, `[pairs of lanes, rows]`.
+#[target_feature(enable = "avx2")]
+pub(super) fn store_pairs([a, b, c, d]: [__m256i; ROWS], sums: &mut [[i32; ROWS]]) {
+    // In each half: pairs 0 and 1 of a and b, of c and d; then pair 0 of all four, pair 1 of all four.
+    let ab = _mm256_castsi256_ps(_mm256_hadd_epi32(a, b));
+    let cd = _mm256_castsi256_ps(_mm256_hadd_epi32(c, d));
+    let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(ab, cd));
+    let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(ab, cd));
+    let (sums, _) = sums[..LANES / 2]
+        .as_flattened_mut()
+        .as_chunks_mut::<LANES>();
+    store(&mut sums[0], _mm256_permute2x128_si256::<0x20>(even, odd));
+    store(&mut sums[1], _mm256_permute2x128_si256::<0x31>(even, odd));
 }
 
 /// Sums of neighbouring 16-bit lanes, in 32 bits.
@@ -332,7 +342,7 @@ fn widen(pairs: __m256i) -> __m256i {
 }
 
 #[target_feature(enable = "avx2")]
-fn add(sums: &mut [i32; ROWS], acc: [__m256i; ROWS]) {
+pub(super) fn add(sums: &mut [i32; ROWS], acc: [__m256i; ROWS]) {
     let total = reduce(acc);
     for r in 0..ROWS {
         sums[r] += total[r];
@@ -341,7 +351,7 @@ fn add(sums: &mut [i32; ROWS], acc: [__m256i; ROWS]) {
 
 /// The sum over the lanes of each of four vectors.
 #[target_feature(enable = "avx2")]
-fn reduce([a, b, c, d]: [__m256i; ROWS]) -> [i32; ROWS] {
+pub(super) fn reduce([a, b, c, d]: [__m256i; ROWS]) -> [i32; ROWS] {
     let abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     let total = _mm_add_epi32(
         _mm256_castsi256_si128(abcd),
@@ -355,30 +365,30 @@ fn reduce([a, b, c, d]: [__m256i; ROWS]) -> [i32; ROWS] {
 
 /// Asks for the weights that come after these. An address beyond them is no fault.
 #[target_feature(enable = "avx2")]
-fn prefetch(words: &[u32; LANES]) {
+pub(super) fn prefetch(words: &[u32; LANES]) {
     _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_byte_add(PREFETCH).cast());
 }
 
 #[target_feature(enable = "avx2")]
-fn load_words(words: &[u32; LANES]) -> __m256i {
+pub(super) fn load_words(words: &[u32; LANES]) -> __m256i {
     // SAFETY: the array has the 32 bytes that are read; the instruction takes any alignment.
     unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx2")]
-fn load_bytes(bytes: &[i8; BYTES]) -> __m256i {
+pub(super) fn load_bytes(bytes: &[i8; BYTES]) -> __m256i {
     // SAFETY: the array has the 32 bytes that are read; the instruction takes any alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx2")]
-fn load_sums(lanes: &[i32; LANES]) -> __m256i {
+pub(super) fn load_sums(lanes: &[i32; LANES]) -> __m256i {
     // SAFETY: the array has the 32 bytes that are read; the instruction takes any alignment.
     unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx2")]
-fn store(lanes: &mut [i32; LANES], value: __m256i) {
+pub(super) fn store(lanes: &mut [i32; LANES], value: __m256i) {
     // SAFETY: the array has the 32 bytes that are written; the instruction takes any alignment.
     unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), value) }
 }
