@@ -6,8 +6,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{
-    Avx2, Block, LANES, PANEL, PLANES, add, blocks, load_bytes, load_sums, load_words, prefetch,
-    store, store_pairs,
+    Avx2, Block, Column, LANES, PANEL, PLANES, TILES, add, blocks, load_bytes, load_sums,
+    load_words, parts, prefetch, store, store_pairs,
 };
 use crate::cpu::panels::QUAD;
 use crate::cpu::{
@@ -16,7 +16,7 @@ use crate::cpu::{
 };
 use crate::packing::words::CODE_MASK;
 
-const TOKENS: usize = 8;
+const TOKENS: usize = 5;
 
 /// Proof that the CPU has AVX-VNNI, and all of [`Avx2`].
 #[derive(Debug, Clone, Copy)]
@@ -60,13 +60,10 @@ impl Kernel for AvxVnni {
         unsafe {
             match tokens.len() {
                 1 => add_token(words, tokens[0], &mut sums[0]),
-                2 => add_sums::<2, 2>(vectors, words, tokens, sums),
+                2 => add_sums::<2, 4>(vectors, words, tokens, sums),
                 3 => add_sums::<3, 2>(vectors, words, tokens, sums),
                 4 => add_sums::<4, 2>(vectors, words, tokens, sums),
                 5 => add_sums::<5, 2>(vectors, words, tokens, sums),
-                6 => add_sums::<6, 1>(vectors, words, tokens, sums),
-                7 => add_sums::<7, 1>(vectors, words, tokens, sums),
-                8 => add_sums::<8, 1>(vectors, words, tokens, sums),
                 count => panic!("{count} tokens, expected 1 to {TOKENS}"),
             }
         }
@@ -100,7 +97,7 @@ const PANEL_TOKENS: usize = 6;
 
 impl PanelKernel for AvxVnni {
     fn panel_rows(&self) -> usize {
-        PANEL * LANES
+        PANEL * LANES * TILES
     }
 
     fn panel_tokens(&self) -> usize {
@@ -135,61 +132,63 @@ impl PanelKernel for AvxVnni {
     }
 }
 
-/// Codes of 16 rows beside four activations of each token, in every lane the same.
+/// Codes of 64 rows, 16 at a time, beside four activations of each token, in every lane the same.
 #[target_feature(enable = "avx2,avxvnni")]
 fn panel_sums<const T: usize>(panel: &[u32], tokens: &[&[i8]], sums: &mut [i32]) {
-    let panel = panel.as_chunks::<LANES>().0.as_chunks::<PANEL>().0;
+    let panel: &[Column<u32>] = bytemuck::cast_slice(panel);
     let tokens: [&[[i8; QUAD]]; T] = std::array::from_fn(
         #[inline(always)]
         |t| &tokens[t].as_chunks().0[..panel.len()],
     );
-    let sums = sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<PANEL>().0;
-    let mut acc = [[_mm256_setzero_si256(); PANEL]; T];
-    for (k, codes) in panel.iter().enumerate() {
-        let mut w = [_mm256_setzero_si256(); PANEL];
-        for v in 0..PANEL {
-            w[v] = load_words(&codes[v]);
-        }
-        for t in 0..T {
-            let q = _mm256_set1_epi32(bytemuck::cast(tokens[t][k]));
+    let sums: &mut [Column<i32>] = bytemuck::cast_slice_mut(sums);
+    for tile in 0..TILES {
+        let mut acc = [[_mm256_setzero_si256(); PANEL]; T];
+        for (k, codes) in panel.iter().enumerate() {
+            let mut w = [_mm256_setzero_si256(); PANEL];
             for v in 0..PANEL {
-                acc[t][v] = _mm256_dpbusd_avx_epi32(acc[t][v], w[v], q);
+                w[v] = load_words(&codes[tile][v]);
+            }
+            for t in 0..T {
+                let q = _mm256_set1_epi32(bytemuck::cast(tokens[t][k]));
+                for v in 0..PANEL {
+                    acc[t][v] = _mm256_dpbusd_avx_epi32(acc[t][v], w[v], q);
+                }
             }
         }
-    }
-    for t in 0..T {
-        for v in 0..PANEL {
-            let sum = load_sums(&sums[t][v]);
-            store(&mut sums[t][v], _mm256_add_epi32(sum, acc[t][v]));
+        for t in 0..T {
+            for v in 0..PANEL {
+                let sum = load_sums(&sums[t][tile][v]);
+                store(&mut sums[t][tile][v], _mm256_add_epi32(sum, acc[t][v]));
+            }
         }
     }
 }
 
-/// One token: a row after the other, so that weights are read from memory in their order.
+/// One token: a row after the other, so that weights are read from memory in their order; [`parts`] of their codes.
+///
+/// A lane of the sums of fourfold codes is at most 4·2·128·d_in/4 = 256·d_in, the bound of the whole sum.
 #[target_feature(enable = "avx2,avxvnni")]
 fn add_token(words: [&[u32]; ROWS], token: &[i8], sums: &mut [i32; ROWS]) {
-    let mask = _mm256_set1_epi32(CODE_MASK as i32);
-    let mut acc = [mask; ROWS];
+    let mut acc = [_mm256_setzero_si256(); ROWS];
     for r in 0..ROWS {
         // An accumulator for each plane: products of one plane need not wait for those of another.
         let mut planes = [_mm256_setzero_si256(); PLANES];
         for (words, q) in words[r].as_chunks::<LANES>().0.iter().zip(blocks(token)) {
             prefetch(words);
-            let mut packed = load_words(words);
+            let codes = parts(load_words(words));
             for plane in 0..PLANES {
-                let codes = _mm256_and_si256(packed, mask);
-                planes[plane] =
-                    _mm256_dpbusd_avx_epi32(planes[plane], codes, load_bytes(&q[plane]));
-                packed = _mm256_srli_epi32::<2>(packed);
+                let q = load_bytes(&q[plane]);
+                planes[plane] = _mm256_dpbusd_avx_epi32(planes[plane], codes[plane], q);
             }
         }
         let [a, b, c, d] = planes;
+        let [b, d] = [_mm256_srai_epi32::<2>(b), _mm256_srai_epi32::<2>(d)];
         acc[r] = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
     }
     add(sums, acc);
 }
 
-/// T tokens and R rows at a time.
+/// T tokens and R rows at a time: R · T sums, R words, R codes, the mask and a row of activations are at most 16 registers.
 #[target_feature(enable = "avx2,avxvnni")]
 fn add_sums<const T: usize, const R: usize>(
     vectors: usize,
