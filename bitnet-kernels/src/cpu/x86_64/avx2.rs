@@ -88,8 +88,8 @@ impl Kernel for Avx2 {
 
 /// Vectors of rows in a tile of a panel: two by five tokens are ten sums of the sixteen registers.
 pub(super) const PANEL: usize = 2;
-/// Tiles in a panel. With one, 512 tokens took 3 % more time, with groups of 128 a third more: what is done once for each
-/// panel and token.
+/// Tiles in a panel. With one, 512 tokens took 3 to 10 % more time, with groups of 128 a third more: what is done once for
+/// each panel and token.
 pub(super) const TILES: usize = 4;
 /// A number for each row of a panel.
 pub(super) type Column<T> = [[[T; LANES]; PANEL]; TILES];
@@ -258,7 +258,7 @@ fn add_token(words: [&[u32]; ROWS], token: &[i8], sums: &mut [i32; ROWS]) {
 }
 
 /// The codes of each plane, those of planes 1 and 3 fourfold: one shift instead of three. Sums of multiples of four are
-/// divided at the end, and lose nothing. One token with AVX-VNNI: 94 to 105·10⁹ multiply-adds a second.
+/// divided at the end, and lose nothing.
 #[target_feature(enable = "avx2")]
 pub(super) fn parts(packed: __m256i) -> [__m256i; PLANES] {
     let ones = _mm256_set1_epi32(CODE_MASK as i32);
