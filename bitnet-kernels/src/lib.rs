@@ -2,12 +2,12 @@
 //!
 //! | operation | CPU (Flex, NdArray) | GPU (wgpu, Vulkan, Metal, CUDA, ROCm) | any other backend |
 //! | --- | --- | --- | --- |
-//! | [`ternary_linear`], int8 activations | scalar, AVX2, AVX-512 VNNI, NEON, NEON dotprod | `gemv`, `tensor-cores`, `gemm` | Burn primitives |
+//! | [`ternary_linear`], int8 activations | scalar, AVX2, AVX-VNNI, AVX-512 VNNI, NEON, NEON dotprod | `gemv`, `tensor-cores`, `gemm` | Burn primitives |
 //! | [`ternary_linear`], float activations | dequantized tiles through `gemm` | `float` | Burn primitives |
 //! | gradients of both | dequantized tiles through `gemm` | `float`; from 256 rows on dense products, split among multiprocessors | Burn primitives |
 //! | [`cached_attention`] | scalar, AVX2, AVX-512, NEON | `store`, then `attend` | Burn primitives |
 //! | [`ternarize`] | f64 means | two passes | Burn primitives |
-//! | [`table_linear`], the output head | portable, AVX2, AVX-512, NEON | `table` | Burn primitives |
+//! | [`table_linear`], the output head | portable, AVX2, AVX-VNNI (int8), AVX-512, NEON | `table` | Burn primitives |
 //! | [`table_leading`], its largest outputs | the same behind an int8 screen | as [`table_linear`] | as [`table_linear`] |
 //! | [`rms_norm`] | one pass | `norm` | Burn primitives |
 //! | [`gated`], [`rotate`] with gradients | one pass forward | one pass each way | Burn primitives |

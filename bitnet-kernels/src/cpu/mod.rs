@@ -112,6 +112,8 @@ const KERNELS: &[fn() -> Option<&'static dyn Kernel>] = &[
     #[cfg(target_arch = "x86_64")]
     || leak(x86_64::Avx512Vnni::new()?),
     #[cfg(target_arch = "x86_64")]
+    || leak(x86_64::AvxVnni::new()?),
+    #[cfg(target_arch = "x86_64")]
     || leak(x86_64::Avx2::new()?),
     #[cfg(target_arch = "aarch64")]
     || leak(aarch64::Dotprod::new()?),

@@ -9,7 +9,10 @@ mod avx512;
 mod avx512_base3;
 mod avx512_digits;
 mod avx512_table;
+mod avx_vnni;
+mod avx_vnni_digits;
 
+pub(super) use avx_vnni::AvxVnni;
 pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512Vnni;
 
