@@ -1,6 +1,6 @@
 //! Ternary × int8 sums of many tokens with the tiles of AMX; all else is that of AVX-512.
 //!
-//! Method: a panel's 16 fours of columns by 16 rows are what `tdpbsud` takes for its right factor, activations of up to 16
+//! Method: a panel's 16 fours of columns by 16 rows are what `tdpbssd` takes for its right factor, activations of up to 16
 //! tokens as they lie in memory for its left one, and it adds 16 · 16 sums of 64 products. Two by two of these use all eight
 //! tiles: four of sums, two of each factor. Sums are exact: nothing saturates, and products are added in 32 bits.
 //! (Intel's Software Developer's Manual, volume 1, chapter 18.)
@@ -251,12 +251,12 @@ impl Operands {
                 "3:",
                 "tileloadd tmm6, [{panel} + 1*{pitch}]",
                 "tileloadd tmm4, [{tokens0} + 1*{stride}]",
-                "tdpbsud tmm0, tmm4, tmm6",
+                "tdpbssd tmm0, tmm4, tmm6",
                 "tileloadd tmm7, [{panel} + 1*{pitch} + 64]",
-                "tdpbsud tmm1, tmm4, tmm7",
+                "tdpbssd tmm1, tmm4, tmm7",
                 "tileloadd tmm5, [{tokens1} + 1*{stride}]",
-                "tdpbsud tmm2, tmm5, tmm6",
-                "tdpbsud tmm3, tmm5, tmm7",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tdpbssd tmm3, tmm5, tmm7",
                 "add {tokens0}, 64",
                 "add {tokens1}, 64",
                 "add {panel}, 16 * {PITCH}",
