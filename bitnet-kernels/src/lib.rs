@@ -2,7 +2,7 @@
 //!
 //! | operation | CPU (Flex, NdArray) | GPU (wgpu, Vulkan, Metal, CUDA, ROCm) | any other backend |
 //! | --- | --- | --- | --- |
-//! | [`ternary_linear`], int8 activations | scalar, AVX2, AVX-VNNI, AVX-512 VNNI, NEON, NEON dotprod | `gemv`, `tensor-cores`, `gemm` | Burn primitives |
+//! | [`ternary_linear`], int8 activations | scalar, AVX2, AVX-VNNI, AVX-512 VNNI, AMX, NEON, NEON dotprod | `gemv`, `tensor-cores`, `gemm` | Burn primitives |
 //! | [`ternary_linear`], float activations | dequantized tiles through `gemm` | `float` | Burn primitives |
 //! | gradients of both | dequantized tiles through `gemm` | `float`; from 256 rows on dense products, split among multiprocessors | Burn primitives |
 //! | [`cached_attention`] | scalar, AVX2, AVX-512, NEON | `store`, then `attend` | Burn primitives |

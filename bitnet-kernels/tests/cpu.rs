@@ -109,6 +109,29 @@ fn many_rows_equal_the_reference() {
     }
 }
 
+/// Panels take tokens in equal parts of at most what fits their registers or tiles, of which any number may be left.
+#[test]
+fn sums_and_outputs_equal_the_reference_for_every_number_of_tokens() {
+    let (d_out, d_in) = (67, 200);
+    let mut random = Random(10);
+    let trits = random.trits(d_out * d_in);
+    let words = words::pack(&trits, d_out, d_in).unwrap();
+    let scale = random.scale(Granularity::Group(96), d_out, d_in);
+    for rows in 10..=100 {
+        let (q, s) = (random.int8(rows * d_in), vec![2.0; rows]);
+        let expected = reference::ternary_sums(&q, &trits, d_in);
+        let scaled = bits(&reference::ternary_linear(&q, &s, &trits, &scale, d_in));
+        for kernel in kernels() {
+            let name = kernel.name();
+            let sums = sums(kernel, &q, &words, d_out, d_in);
+            assert!(sums == expected, "{name}, {rows} rows");
+            let activations = Activations::from_int8(kernel, &q, &s, d_in);
+            let y = linear(kernel, &activations, &words, d_out, &scale);
+            assert!(bits(&y) == scaled, "{name}, {rows} rows in groups");
+        }
+    }
+}
+
 #[test]
 fn slices_need_no_alignment() {
     let (rows, d_out, d_in) = (9, 13, 6 * 64 + 5);

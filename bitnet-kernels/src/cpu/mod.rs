@@ -109,6 +109,8 @@ pub trait Kernel: TableKernel + Sync + Debug {
 
 /// Every kernel of this build, best first.
 const KERNELS: &[fn() -> Option<&'static dyn Kernel>] = &[
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    || leak(x86_64::Amx::new()?),
     #[cfg(target_arch = "x86_64")]
     || leak(x86_64::Avx512Vnni::new()?),
     #[cfg(target_arch = "x86_64")]

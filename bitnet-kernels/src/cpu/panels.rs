@@ -40,7 +40,7 @@ pub trait PanelKernel: Sync {
     /// gained some percent.
     fn prefetch(&self, words: &[u32]);
 
-    /// `sums[t][r] += Σ code(row r) · tokens[t]`, over the columns of the panel.
+    /// `sums[t][r] += Σ code(row r) · tokens[t]`, over the columns of the panel. Tokens are rows of one matrix.
     ///
     /// # Panics
     ///

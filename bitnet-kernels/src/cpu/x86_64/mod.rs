@@ -3,6 +3,8 @@
 // Tiles of vectors are indexed by token, row and plane alike; iterators would hide which is which.
 #![allow(unsafe_code, clippy::needless_range_loop)]
 
+#[cfg(target_os = "linux")]
+mod amx;
 mod avx2;
 mod avx2_table;
 mod avx512;
@@ -12,6 +14,8 @@ mod avx512_table;
 mod avx_vnni;
 mod avx_vnni_digits;
 
+#[cfg(target_os = "linux")]
+pub(super) use amx::Amx;
 pub(super) use avx_vnni::AvxVnni;
 pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512Vnni;
