@@ -25,10 +25,11 @@ use golden::{models, root};
 /// Packs a checkpoint with these tables.
 fn pack(source: &Path, to: &Path, table: TableFormat, screen: bool) -> Result<(), ModelError> {
     let checkpoint: Arc<dyn weights::Checkpoint> = match source.to_str() {
-        Some("random") => Arc::new(Random::new("tiny", 0).unwrap()),
-        _ => Arc::from(weights::open(source).unwrap()),
+        Some("random") => Arc::new(Random::new("tiny", 0).expect("a fixture")),
+        _ => Arc::from(weights::open(source).expect("a fixture")),
     };
-    let config = architectures::read(&*checkpoint, architectures::Overrides::default()).unwrap();
+    let config =
+        architectures::read(&*checkpoint, architectures::Overrides::default()).expect("a fixture");
     let options = PackOptions {
         table,
         screen,
@@ -46,7 +47,7 @@ fn load(path: &Path, table: Option<TableFormat>, device: &Device) -> Model {
         table,
         ..LoadOptions::exact()
     };
-    Model::load_with(path, device, &options, &mut |_, _| ()).unwrap()
+    Model::load_with(path, device, &options, &mut |_, _| ()).expect("a fixture")
 }
 
 fn ids(model: &Model, sampling: &SamplingConfig) -> Vec<u32> {
@@ -55,10 +56,10 @@ fn ids(model: &Model, sampling: &SamplingConfig) -> Vec<u32> {
         cache: CacheFormat::F32,
         ..ContextOptions::new(24)
     };
-    let mut session = Session::new(model.decoder(), prompts.len(), context).unwrap();
+    let mut session = Session::new(model.decoder(), prompts.len(), context).expect("a fixture");
     let stop = StopConditions::new(&[3], 12);
-    let tokens = Generation::new(&mut session, &prompts, sampling, &stop).unwrap();
-    tokens.map(|token| token.unwrap().id).collect()
+    let tokens = Generation::new(&mut session, &prompts, sampling, &stop).expect("a fixture");
+    tokens.map(|token| token.expect("a fixture").id).collect()
 }
 
 /// Settings of every kind: those that few logits decide, and those that need all.
@@ -204,15 +205,15 @@ fn with_nan(bytes: &Bytes) -> Bytes {
 
 /// Copies a packed file, tensor by tensor; `change` may change one or leave it out.
 fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Bytes) -> Option<Bytes>) {
-    let bytes = Bytes::from_bytes_vec(std::fs::read(from).unwrap());
-    let reader = burn_pack::Reader::from_bytes(bytes).unwrap();
+    let bytes = Bytes::from_bytes_vec(std::fs::read(from).expect("a packed file"));
+    let reader = burn_pack::Reader::from_bytes(bytes).expect("a packed file");
     let metadata = reader.metadata().clone();
     let tensors = reader
         .into_tensors()
-        .unwrap()
+        .expect("a packed file")
         .into_iter()
         .filter_map(|tensor| {
-            let (name, dtype, shape, id, bytes) = tensor.into_parts().unwrap();
+            let (name, dtype, shape, id, bytes) = tensor.into_parts().expect("a packed file");
             let bytes = change(&name, bytes)?;
             Some(burn_pack::Tensor::new(
                 name,
@@ -226,5 +227,5 @@ fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Bytes) -> Option<Bytes>
     for (key, value) in &metadata {
         writer = writer.with_metadata(key, value);
     }
-    writer.write_to_file(to).unwrap();
+    writer.write_to_file(to).expect("a packed file");
 }
