@@ -216,11 +216,12 @@ impl Bench {
 fn bytes_per_token(session: &Session<'_>, held: f64) -> f64 {
     let decoder = session.decoder();
     let embedding = &decoder.model.embed_tokens;
-    let [rows, _] = embedding.dims();
-    let (head, embedded) = (
-        decoder.head().leading_bytes(), // the likeliest token is wanted
-        embedding.bytes() as f64 / rows as f64,
-    );
+    let head = decoder.head().leading_bytes(); // the likeliest token is wanted
+    let screen = embedding.screen().map_or(0, |screen| screen.bytes());
+    let embedded = match (&decoder.lm_head, screen) {
+        (None, 0) => 0.0, // a tied table is read whole anyway
+        _ => (embedding.bytes() - screen) as f64 / embedding.dims()[0] as f64,
+    };
     let [projections, _, vectors] = decoder.bytes();
     let weights = (projections + vectors + head) as f64;
     let (config, format) = (decoder.config(), session.cache().format());
