@@ -1,9 +1,9 @@
 //! Products with an int8 table in integers: each number of x becomes some int8 digits.
 //!
 //! `x ≈ unit · (2¹⁶·d₂ + 2⁸·d₁ + d₀)` with `unit = max|x| / most`: with three digits no number is off by more than 6·10⁻⁸ of its
-//! row's largest, what f32 rounds there, too; with two by 1.5·10⁻⁵, enough for a screen. The digits of a row are three rows of bytes; their sums are exact, so batch, place and
-//! threads do not change a bit. Three products of bytes for one of floats: VNNI does 64 where FMA does 16, and
-//! nothing is converted. Eight rows of x: half the time.
+//! row's largest, what f32 rounds there, too; with two by 1.5·10⁻⁵, enough for a screen. The digits of a row are as many rows of
+//! bytes; their sums are exact, so batch, place and threads do not change a bit. With three digits there are three products of
+//! bytes for one of floats, but VNNI does 64 where FMA does 16, and nothing is converted. Eight rows of x: half the time.
 
 use std::ops::Range;
 

@@ -60,7 +60,7 @@ pub(crate) struct Convert {
     table: Option<TableFormat>,
     /// With bpk and floats as --table: also writes an int8 copy of the output head that tells which rows can be the likeliest. On
     /// CPUs greedy and top-k decoding (without penalties) read it and a few rows of floats: the tokens of the floats at the speed of
-    /// int8, for half as much again in the file (f16)
+    /// int8, for half of an f16 head more in the file
     #[arg(long)]
     screen: bool,
     /// With bpk: how ternary projections are packed [default: words]

@@ -150,7 +150,7 @@ pub fn table_linear<const D: usize>(x: Tensor<D>, table: &TableTensor) -> Tensor
 /// The largest outputs of [`table_linear`], which is all that greedy and top-k decoding look at: those that may be among
 /// the `leading` largest of their row of `x`, ties with them too, bit for bit; others may be −∞.
 ///
-/// On a CPU that reads the screen, an eighth or a quarter of what f32 and f16 take, and some rows of the table. Elsewhere it is
+/// On a CPU that reads the screen, a quarter or half of what f32 and f16 take, and some rows of the table. Elsewhere it is
 /// `table_linear`. It has no gradient.
 ///
 /// # Shapes

@@ -18,8 +18,8 @@ use crate::weights::{Arithmetic, Checkpoint, ConfigMap, Matrix, Role};
 pub struct PackOptions {
     /// Number format of embedding and head.
     pub table: TableFormat,
-    /// Whether an output head of floats gets a screen: half as much again in the file (f16), half as much to read for a token that is
-    /// the likeliest or one of the top k. Changes no token.
+    /// Whether an output head of floats gets a screen: half of an f16 head more in the file, half of it less to read for a token that
+    /// is the likeliest or one of the top k. Changes no token.
     pub screen: bool,
     /// How ternary projections are packed.
     pub ternary: Packing,
